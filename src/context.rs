@@ -1,0 +1,922 @@
+//! What a task is told: values, cancellation, deadlines, and who it is.
+//!
+//! Three things hang on each other. A [`Root`] is the manager's own: `cancel` and `shutdown` speak through it.
+//! A [`Control`] belongs to one attempt of one task and knows its root. A [`Derived`] is what `with_cancel` and
+//! `with_timeout` put in front of either. A context is cancelled when any of them is.
+//!
+//! No cancellation is missed: a sleeper puts itself on the list of every [`Line`] above it, then looks at the
+//! flags; who cancels sets the flag, then walks the list. The list's lock orders the two.
+
+use std::any::{Any, TypeId};
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::time::{Duration, Instant};
+
+use crate::clock::{Clock, Moment};
+use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU64, Condvar, Mutex, Ordering};
+use crate::task::TaskId;
+
+/// What a task, and every hook, is given: values, cancellation, deadlines, and which attempt this is.
+///
+/// Go's `context.Context`, for threads: it is handed down by reference, derived from, and never cancels
+/// anything by force. Unlike there, [`sleep`](Context::sleep) is a method, and wakes at once on a
+/// cancellation.
+///
+/// A task keeps the *values* of the context that it was submitted with ([`Task::context`]), and is detached
+/// from that context's cancellation and deadline: the work outlives the request that started it. It is
+/// attached to its manager's instead, which [`cancel`] and [`shutdown`] reach.
+///
+/// A clone that is kept beyond the attempt it was made for counts as cancelled from then on.
+///
+/// ```
+/// use inflight::{Context, Manager, Task};
+///
+/// #[derive(Clone)]
+/// struct RequestId(u64);
+///
+/// let request = Context::background().with_value(RequestId(7));
+/// let manager = Manager::new();
+/// manager.run_task(
+///     Task::once("audit", |cx| {
+///         assert_eq!(cx.value::<RequestId>().map(|id| id.0), Some(7));
+///         Ok(())
+///     })
+///     .context(&request),
+/// )?;
+/// manager.wait();
+/// assert_eq!(manager.stats().succeeded, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// [`Task::context`]: crate::scoped::Task::context
+/// [`cancel`]: crate::Manager::cancel
+/// [`shutdown`]: crate::Manager::shutdown
+#[derive(Clone)]
+#[must_use = "a derived context does nothing until it is handed to somebody"]
+pub struct Context {
+    pub(crate) values: Values,
+    pub(crate) control: Option<Arc<Control>>,
+    derived: Option<Arc<Derived>>,
+}
+
+// Values are only ever handed out by shared reference, and the rest is atomics and locks that no panic poisons.
+impl UnwindSafe for Context {}
+impl RefUnwindSafe for Context {}
+
+impl Context {
+    /// A context that has no values, is never cancelled and belongs to no task.
+    ///
+    /// ```
+    /// assert!(!inflight::Context::background().is_cancelled());
+    /// ```
+    pub fn background() -> Self {
+        Context { values: Values::default(), control: None, derived: None }
+    }
+
+    /// The context of an attempt.
+    pub(crate) fn of(control: Arc<Control>, values: Values) -> Self {
+        Context { values, control: Some(control), derived: None }
+    }
+
+    /// A context that also carries `value`, to be found by its type. The newest of a type wins.
+    ///
+    /// ```
+    /// use inflight::Context;
+    /// let cx = Context::background().with_value("tea").with_value("coffee").with_value(2_u32);
+    /// assert_eq!(cx.value::<&str>(), Some(&"coffee"));
+    /// assert_eq!(cx.value::<u32>(), Some(&2));
+    /// ```
+    pub fn with_value<T: Send + Sync + 'static>(&self, value: T) -> Self {
+        let mut cx = self.clone();
+        cx.values = self.values.with(value);
+        cx
+    }
+
+    /// The value of type `T` that was put in last, if there is one.
+    ///
+    /// ```
+    /// assert_eq!(inflight::Context::background().value::<u32>(), None);
+    /// ```
+    #[must_use]
+    pub fn value<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.values.get::<T>()
+    }
+
+    /// A context of the same values that can be cancelled on its own, and is cancelled with this one.
+    ///
+    /// ```
+    /// let (cx, canceller) = inflight::Context::background().with_cancel();
+    /// assert!(cx.check().is_ok());
+    /// canceller.cancel();
+    /// assert!(cx.check().is_err());
+    /// ```
+    pub fn with_cancel(&self) -> (Self, Canceller) {
+        let cx = self.derive(Moment::NEVER);
+        let derived = cx.derived.clone().expect("derive() has just put it there");
+        (cx, Canceller(derived))
+    }
+
+    /// A context of the same values that counts as cancelled once `timeout` has passed, and is cancelled with
+    /// this one. Any `Duration` will do; one too long to count means never.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let cx = inflight::Context::background().with_timeout(Duration::ZERO);
+    /// assert!(cx.is_cancelled());
+    /// ```
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        self.derive(self.clock().now().after(timeout))
+    }
+
+    /// A context of the same values, and nothing else: not cancelled with this one, without deadline, and of
+    /// no task.
+    ///
+    /// ```
+    /// use inflight::Context;
+    /// let (cx, canceller) = Context::background().with_value(1_u8).with_cancel();
+    /// canceller.cancel();
+    /// let kept = cx.without_cancel();
+    /// assert!(!kept.is_cancelled());
+    /// assert_eq!(kept.value::<u8>(), Some(&1));
+    /// ```
+    pub fn without_cancel(&self) -> Self {
+        Context { values: self.values.clone(), control: None, derived: None }
+    }
+
+    fn derive(&self, until: Moment) -> Self {
+        let derived =
+            Derived { line: Line::default(), until, clock: self.clock(), parent: self.derived.clone() };
+        Context {
+            values: self.values.clone(),
+            control: self.control.clone(),
+            derived: Some(Arc::new(derived)),
+        }
+    }
+
+    /// Has this context been cancelled, or its deadline passed?
+    ///
+    /// Cheap enough for an inner loop. Unlike [`check`](Context::check) and [`sleep`](Context::sleep) it does
+    /// not count as having told the task so (see [`TaskError::Cancelled`](crate::TaskError::Cancelled)).
+    ///
+    /// ```
+    /// assert!(!inflight::Context::background().is_cancelled());
+    /// ```
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.derived_chain().any(Derived::is_cancelled)
+            || self.control.as_deref().is_some_and(|control| control.cause().is_some())
+    }
+
+    /// `Err(Cancelled)` once this context is cancelled: made for `?` between two steps of a task.
+    ///
+    /// An attempt that returns an error after this has answered `Cancelled` counts as cancelled, or as timed
+    /// out if its timeout was why.
+    ///
+    /// # Errors
+    /// [`Cancelled`] if the context has been cancelled or its deadline has passed.
+    ///
+    /// ```
+    /// use inflight::{BoxError, Context};
+    /// fn import(cx: &Context, rows: &[u32]) -> Result<u32, BoxError> {
+    ///     let mut sum = 0;
+    ///     for row in rows {
+    ///         cx.check()?;
+    ///         sum += row;
+    ///     }
+    ///     Ok(sum)
+    /// }
+    /// assert_eq!(import(&Context::background(), &[1, 2])?, 3);
+    /// # Ok::<(), BoxError>(())
+    /// ```
+    pub fn check(&self) -> Result<(), Cancelled> {
+        if !self.is_cancelled() {
+            return Ok(());
+        }
+        if let Some(control) = &self.control {
+            control.answer_cancelled();
+        }
+        Err(Cancelled(()))
+    }
+
+    /// Sleeps for `duration`, or until this context is cancelled, whichever comes first.
+    ///
+    /// `std::thread::sleep` for tasks: a shutdown does not have to wait it out. Any `Duration` will do.
+    ///
+    /// # Errors
+    /// [`Cancelled`], at once, if the context is cancelled before the time is over.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let (cx, canceller) = inflight::Context::background().with_cancel();
+    /// assert!(cx.sleep(Duration::from_millis(1)).is_ok());
+    /// std::thread::scope(|s| {
+    ///     s.spawn(|| canceller.cancel());
+    ///     assert!(cx.sleep(Duration::MAX).is_err());
+    /// });
+    /// ```
+    pub fn sleep(&self, duration: Duration) -> Result<(), Cancelled> {
+        let clock = self.clock();
+        let until = clock.now().after(duration);
+        let sleeper = Arc::new(Sleeper::default());
+        let _registered: Vec<_> = self.lines().map(|line| line.register(&sleeper)).collect();
+        loop {
+            self.check()?;
+            if clock.now() >= until {
+                return Ok(());
+            }
+            sleeper.sleep_until(&clock, until.min(self.own_line()));
+        }
+    }
+
+    /// The next line that this context will hit: its own deadline, its task's timeout, or the end of the drain
+    /// or of the cancel part of a shutdown that has begun. `None` if there is none yet.
+    ///
+    /// It may move closer while the task runs, when a shutdown begins.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let cx = inflight::Context::background();
+    /// assert_eq!(cx.deadline(), None);
+    /// assert!(cx.with_timeout(Duration::from_secs(1)).deadline().is_some());
+    /// ```
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.clock().instant(self.next_line())
+    }
+
+    /// How long it is until [`deadline`](Context::deadline); zero once it has passed.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let cx = inflight::Context::background().with_timeout(Duration::ZERO);
+    /// assert_eq!(cx.remaining(), Some(Duration::ZERO));
+    /// ```
+    #[must_use]
+    pub fn remaining(&self) -> Option<Duration> {
+        let line = self.next_line();
+        (line != Moment::NEVER).then(|| line.since(self.clock().now()))
+    }
+
+    /// Which attempt of its task this is, from 1; 0 for a task that has not run, and outside of any task.
+    ///
+    /// ```
+    /// assert_eq!(inflight::Context::background().attempt(), 0);
+    /// ```
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.control.as_ref().map_or(0, |control| control.attempt.attempt)
+    }
+
+    /// The task that this context belongs to.
+    ///
+    /// ```
+    /// assert_eq!(inflight::Context::background().task_id(), None);
+    /// ```
+    #[must_use]
+    pub fn task_id(&self) -> Option<TaskId> {
+        self.control.as_ref().map(|control| control.attempt.id)
+    }
+
+    /// How long the task had been due when this attempt began: its time in the queue, in which delays and
+    /// retry pauses do not count.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// assert_eq!(inflight::Context::background().queued_for(), Duration::ZERO);
+    /// ```
+    #[must_use]
+    pub fn queued_for(&self) -> Duration {
+        self.control.as_ref().map_or(Duration::ZERO, |control| control.attempt.queued_for)
+    }
+
+    /// How long this attempt has been running; in the hooks that follow it, how long it ran.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// assert_eq!(inflight::Context::background().running_for(), Duration::ZERO);
+    /// ```
+    #[must_use]
+    pub fn running_for(&self) -> Duration {
+        self.control.as_ref().map_or(Duration::ZERO, |control| control.running_for())
+    }
+
+    /// Notes how far the task has come, for [`TaskInfo::progress`] and the table that a shutdown prints, and
+    /// gives the sign of life that [`stalled_after`] waits for.
+    ///
+    /// It runs no hook and waits for nothing. Outside of a task it does nothing.
+    ///
+    /// ```
+    /// let manager = inflight::Manager::new();
+    /// manager.run("import", |cx| {
+    ///     for row in 0..3 {
+    ///         cx.progress(format!("row {row} of 3"));
+    ///     }
+    ///     cx.progress("committing");
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// [`TaskInfo::progress`]: crate::scoped::TaskInfo::progress
+    /// [`stalled_after`]: crate::scoped::Task::stalled_after
+    pub fn progress(&self, note: impl Into<Cow<'static, str>>) {
+        if let Some(control) = &self.control {
+            control.progress(note.into());
+        }
+    }
+
+    fn clock(&self) -> Clock {
+        match (&self.derived, &self.control) {
+            (Some(derived), _) => derived.clock.clone(),
+            (None, Some(control)) => control.root.clock.clone(),
+            (None, None) => Clock::real(),
+        }
+    }
+
+    fn derived_chain(&self) -> impl Iterator<Item = &Derived> {
+        std::iter::successors(self.derived.as_deref(), |derived| derived.parent.as_deref())
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &Line> {
+        let control = self.control.iter().flat_map(|control| [&control.line, &control.root.line]);
+        self.derived_chain().map(|derived| &derived.line).chain(control)
+    }
+
+    /// The earliest moment at which this context cancels itself.
+    fn own_line(&self) -> Moment {
+        let timeout = self.control.as_ref().map_or(Moment::NEVER, |control| control.attempt.timeout_at);
+        self.derived_chain().map(|derived| derived.until).fold(timeout, Moment::min)
+    }
+
+    fn next_line(&self) -> Moment {
+        let shutdown = self.control.as_ref().map_or(Moment::NEVER, |control| control.root.next_line());
+        self.own_line().min(shutdown)
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("task_id", &self.task_id())
+            .field("attempt", &self.attempt())
+            .field("cancelled", &self.is_cancelled())
+            .field("remaining", &self.remaining())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Cancels the context that it was made with: [`Context::with_cancel`].
+///
+/// Dropping it cancels nothing.
+///
+/// ```
+/// let (cx, canceller) = inflight::Context::background().with_cancel();
+/// canceller.clone().cancel();
+/// assert!(cx.is_cancelled());
+/// ```
+#[derive(Clone)]
+#[must_use = "a context is cancelled by `cancel`, not by dropping its canceller"]
+pub struct Canceller(Arc<Derived>);
+
+impl UnwindSafe for Canceller {}
+impl RefUnwindSafe for Canceller {}
+
+impl Canceller {
+    /// Cancels the context and all that are derived from it, and wakes their sleepers. Once is enough.
+    ///
+    /// ```
+    /// let (cx, canceller) = inflight::Context::background().with_cancel();
+    /// canceller.cancel();
+    /// canceller.cancel();
+    /// assert!(cx.is_cancelled());
+    /// ```
+    pub fn cancel(&self) {
+        self.0.line.cancel();
+    }
+}
+
+impl fmt::Debug for Canceller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Canceller").field("cancelled", &self.0.line.is_cancelled()).finish()
+    }
+}
+
+/// The error of [`Context::check`] and [`Context::sleep`]: whoever waits for this task wants it to stop.
+///
+/// It cannot be made outside of this crate, so that an error which carries it in its chain is known to be a
+/// cancellation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cancelled(());
+
+impl fmt::Display for Cancelled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cancelled: stop here and return this error")
+    }
+}
+
+impl std::error::Error for Cancelled {}
+
+// ---------------------------------------------------------------------------------------------------------
+
+/// Values found by their type: a list, newest first, that contexts share.
+#[derive(Clone, Default)]
+pub(crate) struct Values(Option<Arc<Value>>);
+
+struct Value {
+    value: Box<dyn Any + Send + Sync>,
+    next: Values,
+}
+
+impl Values {
+    fn with<T: Send + Sync + 'static>(&self, value: T) -> Self {
+        Values(Some(Arc::new(Value { value: Box::new(value), next: self.clone() })))
+    }
+
+    fn get<T: 'static>(&self) -> Option<&T> {
+        std::iter::successors(self.0.as_deref(), |value| value.next.0.as_deref())
+            .find(|value| (*value.value).type_id() == TypeId::of::<T>())
+            .and_then(|value| value.value.downcast_ref())
+    }
+}
+
+impl Drop for Values {
+    /// One by one: a long list must not be dropped by recursion.
+    fn drop(&mut self) {
+        let mut next = self.0.take();
+        while let Some(mut value) = next.and_then(Arc::into_inner) {
+            next = value.next.0.take();
+        }
+    }
+}
+
+/// Something that can be cancelled once, and wakes those who sleep on it.
+#[derive(Default)]
+pub(crate) struct Line {
+    cancelled: AtomicBool,
+    sleepers: Mutex<Vec<Arc<Sleeper>>>,
+}
+
+impl Line {
+    #[inline]
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        for sleeper in self.sleepers.lock().iter() {
+            sleeper.wake();
+        }
+    }
+
+    fn register<'a>(&'a self, sleeper: &'a Arc<Sleeper>) -> Registered<'a> {
+        self.sleepers.lock().push(Arc::clone(sleeper));
+        Registered { line: self, sleeper }
+    }
+}
+
+struct Registered<'a> {
+    line: &'a Line,
+    sleeper: &'a Arc<Sleeper>,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.line.sleepers.lock().retain(|other| !Arc::ptr_eq(other, self.sleeper));
+    }
+}
+
+#[derive(Default)]
+struct Sleeper {
+    woken: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Sleeper {
+    fn wake(&self) {
+        *self.woken.lock() = true;
+        self.wake.notify_one();
+    }
+
+    fn sleep_until(&self, clock: &Clock, until: Moment) {
+        let mut woken = self.woken.lock();
+        if !*woken {
+            self.wake.wait_until(&mut woken, clock, until);
+        }
+    }
+}
+
+/// What `with_cancel` and `with_timeout` put in front of a context.
+struct Derived {
+    line: Line,
+    until: Moment,
+    clock: Clock,
+    parent: Option<Arc<Derived>>,
+}
+
+impl Derived {
+    fn is_cancelled(&self) -> bool {
+        self.line.is_cancelled() || (self.until != Moment::NEVER && self.clock.now() >= self.until)
+    }
+}
+
+impl Drop for Derived {
+    /// One by one, as for [`Values`].
+    fn drop(&mut self) {
+        let mut parent = self.parent.take();
+        while let Some(mut derived) = parent.and_then(Arc::into_inner) {
+            parent = derived.parent.take();
+        }
+    }
+}
+
+/// The manager's own end of every context: what `cancel` and `shutdown` have said, and where stalled attempts
+/// ring for the notifier. It owns nothing of the user's.
+pub(crate) struct Root {
+    pub(crate) clock: Clock,
+    pub(crate) line: Line,
+    /// The earliest end of a drain, and of a cancel part, over the shutdowns that have begun.
+    drain_end: AtomicU64,
+    cancel_end: AtomicU64,
+    pub(crate) bell: Bell,
+}
+
+impl Root {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Root {
+            clock,
+            line: Line::default(),
+            drain_end: AtomicU64::new(Moment::NEVER.0),
+            cancel_end: AtomicU64::new(Moment::NEVER.0),
+            bell: Bell::default(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.line.is_cancelled()
+    }
+
+    /// A shutdown has begun that cancels at `drain_end` and gives up at `cancel_end`.
+    pub(crate) fn announce(&self, drain_end: Moment, cancel_end: Moment) {
+        self.drain_end.fetch_min(drain_end.0, Ordering::AcqRel);
+        self.cancel_end.fetch_min(cancel_end.0, Ordering::AcqRel);
+    }
+
+    fn next_line(&self) -> Moment {
+        let line = if self.is_cancelled() { &self.cancel_end } else { &self.drain_end };
+        Moment(line.load(Ordering::Acquire))
+    }
+}
+
+/// Which attempt of which task a [`Control`] is for. Fixed while it runs.
+#[derive(Clone, Copy)]
+pub(crate) struct Attempt {
+    pub(crate) id: TaskId,
+    /// The hand that holds the task: the notifier finds it there.
+    pub(crate) hand: usize,
+    pub(crate) attempt: u32,
+    pub(crate) queued_for: Duration,
+    pub(crate) started: Moment,
+    pub(crate) timeout_at: Moment,
+}
+
+impl Attempt {
+    /// For a control that no attempt uses yet.
+    pub(crate) const NONE: Attempt = Attempt {
+        id: TaskId(0),
+        hand: usize::MAX,
+        attempt: 0,
+        queued_for: Duration::ZERO,
+        started: Moment::START,
+        timeout_at: Moment::NEVER,
+    };
+}
+
+/// Why an attempt's context is cancelled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Cause {
+    Cancelled,
+    TimedOut,
+}
+
+const UNANSWERED: u8 = 0;
+const ANSWERED_CANCELLED: u8 = 1;
+const ANSWERED_TIMED_OUT: u8 = 2;
+
+/// Control data of one attempt. A worker uses its own again, for the next task, while no clone of a context
+/// is left that shares it; so an allocation per task is saved.
+pub(crate) struct Control {
+    pub(crate) root: Arc<Root>,
+    attempt: Attempt,
+    line: Line,
+    /// The attempt is over: whoever still holds a clone of its context is told to stop.
+    over: AtomicBool,
+    /// `UNANSWERED`, or the cause that `check` or `sleep` first answered with.
+    answered: AtomicU8,
+    /// How long the attempt ran, in nanoseconds; `NEVER` until it has ended.
+    ran: AtomicU64,
+    /// `Pulse::watch` is there.
+    watched: bool,
+    pulse: Mutex<Pulse>,
+    /// Signals that `Pulse::delivering` is over.
+    delivered: Condvar,
+}
+
+impl Control {
+    pub(crate) fn new(root: Arc<Root>, attempt: Attempt) -> Self {
+        Control {
+            root,
+            attempt,
+            line: Line::default(),
+            over: AtomicBool::new(false),
+            answered: AtomicU8::new(UNANSWERED),
+            ran: AtomicU64::new(Moment::NEVER.0),
+            watched: false,
+            pulse: Mutex::default(),
+            delivered: Condvar::default(),
+        }
+    }
+
+    /// Makes it as new, for another attempt.
+    #[inline]
+    pub(crate) fn reset(&mut self, attempt: Attempt) {
+        self.attempt = attempt;
+        *self.line.cancelled.get_mut() = false;
+        *self.over.get_mut() = false;
+        *self.answered.get_mut() = UNANSWERED;
+        *self.ran.get_mut() = Moment::NEVER.0;
+        self.watched = false;
+        let pulse = self.pulse.get_mut();
+        if pulse.note.is_some() || pulse.watch.is_some() {
+            *pulse = Pulse::default();
+        }
+    }
+
+    pub(crate) fn id(&self) -> TaskId {
+        self.attempt.id
+    }
+
+    /// Why the attempt counts as cancelled by now, if it does.
+    pub(crate) fn cause(&self) -> Option<Cause> {
+        if self.line.is_cancelled() || self.root.is_cancelled() || self.over.load(Ordering::Acquire) {
+            Some(Cause::Cancelled)
+        } else if self.attempt.timeout_at != Moment::NEVER && self.root.clock.now() >= self.attempt.timeout_at
+        {
+            Some(Cause::TimedOut)
+        } else {
+            None
+        }
+    }
+
+    fn answer_cancelled(&self) {
+        let answer = match self.cause() {
+            Some(Cause::TimedOut) => ANSWERED_TIMED_OUT,
+            _ => ANSWERED_CANCELLED,
+        };
+        // The first answer stands; another has said as much.
+        let _ = self.answered.compare_exchange(UNANSWERED, answer, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// What an `Err` from the attempt counts as: `None`, a failure like any other.
+    pub(crate) fn verdict(&self, error: &(dyn std::error::Error + 'static)) -> Option<Cause> {
+        let cause = self.cause()?;
+        match self.answered.load(Ordering::Acquire) {
+            ANSWERED_TIMED_OUT => Some(Cause::TimedOut),
+            ANSWERED_CANCELLED => Some(cause),
+            _ => std::iter::successors(Some(error), |error| error.source())
+                .any(|error| error.is::<Cancelled>())
+                .then_some(cause),
+        }
+    }
+
+    /// Cancels this attempt alone.
+    pub(crate) fn cancel(&self) {
+        self.line.cancel();
+    }
+
+    /// Is this attempt wanted to stop by somebody (its timeout aside)?
+    pub(crate) fn is_cancelling(&self) -> bool {
+        self.cause().is_some()
+    }
+
+    /// The attempt has ended at `now`; its hooks are still to come.
+    pub(crate) fn ended(&self, now: Moment) {
+        let ran = now.since(self.attempt.started).as_nanos();
+        self.ran.store(u64::try_from(ran).unwrap_or(u64::MAX - 1), Ordering::Release);
+    }
+
+    /// The attempt's hooks have returned: clones of its context count as cancelled from here on.
+    pub(crate) fn finish(&self) {
+        self.over.store(true, Ordering::Release);
+        self.line.cancel();
+    }
+
+    pub(crate) fn running_for(&self) -> Duration {
+        let ran = Moment(self.ran.load(Ordering::Acquire));
+        if self.attempt.attempt == 0 {
+            Duration::ZERO
+        } else if ran == Moment::NEVER {
+            self.root.clock.now().since(self.attempt.started)
+        } else {
+            Duration::from_nanos(ran.0)
+        }
+    }
+
+    // -- signs of life ------------------------------------------------------------------------------------
+
+    /// The attempt is to be reported once it has given no sign of life for `after`.
+    pub(crate) fn watch(&mut self, after: Duration, values: Values) {
+        let since = self.attempt.started;
+        self.watched = true;
+        let outbox = VecDeque::new();
+        self.pulse.get_mut().watch = Some(Watch { after, since, hung: false, outbox, values });
+    }
+
+    /// Takes back the values that the notifier was to show to the hooks.
+    pub(crate) fn take_values(&self) -> Values {
+        self.pulse.lock().watch.as_mut().map(|watch| std::mem::take(&mut watch.values)).unwrap_or_default()
+    }
+
+    pub(crate) fn note(&self) -> Option<Cow<'static, str>> {
+        self.pulse.lock().note.clone()
+    }
+
+    pub(crate) fn take_note(&self) -> Option<Cow<'static, str>> {
+        self.pulse.lock().note.take()
+    }
+
+    pub(crate) fn put_note(&mut self, note: Option<Cow<'static, str>>) {
+        self.pulse.get_mut().note = note;
+    }
+
+    fn progress(&self, note: Cow<'static, str>) {
+        let mut pulse = self.pulse.lock();
+        pulse.note = Some(note);
+        if let Some(watch) = &mut pulse.watch {
+            let rings = watch.sign_of_life(self.root.clock.now());
+            drop(pulse);
+            if rings {
+                self.root.bell.ring(self.attempt.hand, self.attempt.id);
+            }
+        }
+    }
+
+    /// When this attempt is to be looked at next; reports it as stalled if that moment has come.
+    ///
+    /// The second value says whether there is a notice to deliver.
+    pub(crate) fn examine(&self, now: Moment) -> (Moment, bool) {
+        if !self.watched {
+            return (Moment::NEVER, false);
+        }
+        self.pulse.lock().watch.as_mut().map_or((Moment::NEVER, false), |watch| watch.examine(now))
+    }
+
+    /// The attempt has ended: no stall is reported from here on, and a stall that was is over.
+    pub(crate) fn unwatch(&self, now: Moment) {
+        if !self.watched {
+            return;
+        }
+        if let Some(watch) = &mut self.pulse.lock().watch {
+            watch.sign_of_life(now);
+            watch.after = Duration::MAX;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watched
+    }
+
+    pub(crate) fn attempt_number(&self) -> u32 {
+        self.attempt.attempt
+    }
+
+    /// Takes the oldest notice to deliver it; who does must say so with [`Control::notice_delivered`].
+    /// One at a time: while another thread delivers one, this waits.
+    pub(crate) fn take_notice(&self) -> Option<(Notice, Values)> {
+        let mut pulse = self.pulse.lock();
+        while pulse.delivering {
+            self.delivered.wait(&mut pulse);
+        }
+        let watch = pulse.watch.as_mut()?;
+        let notice = (watch.outbox.pop_front()?, watch.values.clone());
+        pulse.delivering = true;
+        Some(notice)
+    }
+
+    pub(crate) fn notice_delivered(&self) {
+        self.pulse.lock().delivering = false;
+        self.delivered.notify_all();
+    }
+}
+
+#[derive(Default)]
+struct Pulse {
+    note: Option<Cow<'static, str>>,
+    watch: Option<Watch>,
+    /// A notice has been taken from the outbox and its hooks have not returned.
+    delivering: bool,
+}
+
+/// Something to tell the hooks about an attempt that hung.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Notice {
+    Stalled(Duration),
+    Recovered(Duration),
+}
+
+/// How often, at the most, an attempt that hangs is looked at again.
+const HUNG_POLL: Duration = Duration::from_millis(1);
+
+/// The stall watch of one attempt, as plain data.
+struct Watch {
+    after: Duration,
+    /// The last sign of life.
+    since: Moment,
+    /// It has been reported as stalled since then.
+    hung: bool,
+    outbox: VecDeque<Notice>,
+    /// What the task's context carries, for the hooks.
+    values: Values,
+}
+
+impl Watch {
+    /// Says whether that ended a stall, so that there is a notice to deliver.
+    fn sign_of_life(&mut self, now: Moment) -> bool {
+        let recovers = std::mem::take(&mut self.hung);
+        if recovers {
+            self.outbox.push_back(Notice::Recovered(now.since(self.since)));
+        }
+        self.since = now;
+        recovers
+    }
+
+    fn examine(&mut self, now: Moment) -> (Moment, bool) {
+        let line = self.since.after(self.after);
+        if self.hung {
+            // A sign of life in the meantime starts the watch anew, and nobody wakes the supervisor for it.
+            (now.after(self.after.max(HUNG_POLL)), false)
+        } else if line == Moment::NEVER || now < line {
+            (line, false)
+        } else {
+            self.hung = true;
+            self.outbox.push_back(Notice::Stalled(now.since(self.since)));
+            (now.after(self.after.max(HUNG_POLL)), true)
+        }
+    }
+}
+
+/// Where attempts that have a notice to deliver ring for the notifier.
+///
+/// It stands outside of the state's lock, since a `Context` has neither the lifetime nor the type of its
+/// manager. The notifier is there as long as a watched task is live, so nobody rings in vain.
+#[derive(Default)]
+pub(crate) struct Bell {
+    rung: Mutex<Rung>,
+    ringing: Condvar,
+}
+
+#[derive(Default)]
+struct Rung {
+    by: VecDeque<(usize, TaskId)>,
+    dismissed: bool,
+}
+
+impl Bell {
+    pub(crate) fn ring(&self, hand: usize, task: TaskId) {
+        self.rung.lock().by.push_back((hand, task));
+        self.ringing.notify_one();
+    }
+
+    /// Waits for the next that rings; `None` once the notifier has been dismissed.
+    pub(crate) fn answer(&self) -> Option<(usize, TaskId)> {
+        let mut rung = self.rung.lock();
+        loop {
+            if rung.dismissed {
+                return None;
+            }
+            if let Some(by) = rung.by.pop_front() {
+                return Some(by);
+            }
+            self.ringing.wait(&mut rung);
+        }
+    }
+
+    pub(crate) fn is_rung(&self) -> bool {
+        !self.rung.lock().by.is_empty()
+    }
+
+    /// There is nothing left to watch.
+    pub(crate) fn dismiss(&self) {
+        self.rung.lock().dismissed = true;
+        self.ringing.notify_one();
+    }
+
+    /// There is something to watch after all.
+    pub(crate) fn recall(&self) {
+        self.rung.lock().dismissed = false;
+    }
+}

@@ -1,0 +1,444 @@
+//! One turn with a task in hand: attempt → outcome → answer → hooks → what comes next.
+//!
+//! The order at the end of a task is a promise: captures are dropped, then its handle is answered, then
+//! notices of stalls and the hooks are called, then guards and context values are dropped. Only then may the
+//! caller let the count go down.
+
+use std::time::Duration;
+
+use super::Core;
+use super::state::{Effects, Ended, Order, Refusal, State, Tally, Wait};
+use super::unwind::{self, Panic};
+use crate::clock::Moment;
+use crate::context::{Attempt, Cause, Context, Control, Notice};
+use crate::error::{BoxError, TaskError};
+use crate::hooks::{Copy, Guards, Hooks, call_each};
+use crate::info::Phase;
+use crate::retry::Backoff;
+use crate::sync::{Arc, Ordering};
+use crate::task::{Kind, Luggage, Record, Task};
+
+/// A loop without a period whose iterations fail pauses for this long, doubling up to `LOOP_PAUSE_MAX`.
+const LOOP_PAUSE_FIRST: Duration = Duration::from_millis(10);
+const LOOP_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What became of an attempt.
+pub(crate) fn outcome(
+    control: &Control,
+    result: Result<Result<(), BoxError>, Panic>,
+) -> Result<(), TaskError> {
+    match result {
+        Ok(Ok(())) => Ok(()),
+        Err(panic) => Err(TaskError::Panicked(panic.message)),
+        // The error's `source` and `Drop` are the user's.
+        Ok(Err(error)) => Err(unwind::catch(move || match control.verdict(&*error) {
+            None => TaskError::Failed(Arc::from(error)),
+            Some(Cause::Cancelled) => TaskError::Cancelled,
+            Some(Cause::TimedOut) => TaskError::TimedOut,
+        })
+        .unwrap_or_else(|panic| TaskError::Panicked(panic.message))),
+    }
+}
+
+/// What a turn has led to.
+pub(crate) enum Turn<'a, Meta> {
+    /// All is done but to count it: [`State::finish`].
+    Ended(Arc<Record<'a, Meta>>, Ended),
+    /// It is to go on at `until`: [`State::pause`].
+    Paused { task: Task<'a, Meta>, until: Moment, wait: Wait, tally: Tally },
+}
+
+/// Where a thread works on tasks: its hand, and what it uses again for each of them.
+pub(crate) struct Desk<'a, Meta> {
+    pub(crate) core: Arc<Core<'a, Meta>>,
+    pub(crate) hand: usize,
+    cx: Context,
+    hooks: Copy<'a, Meta>,
+}
+
+impl<'a, Meta> Desk<'a, Meta> {
+    pub(crate) fn new(core: &Arc<Core<'a, Meta>>, hand: usize) -> Self {
+        let cx = Context::of(fresh_control(core), crate::context::Values::default());
+        Desk { core: Arc::clone(core), hand, cx, hooks: Copy::default() }
+    }
+
+    pub(crate) fn control(&self) -> &Arc<Control> {
+        self.cx.control.as_ref().expect("a desk's context has a control")
+    }
+
+    /// Lists the task under this desk's hand, with a context for what `order` says. `phase`: see
+    /// [`State::hold`]. Runs nothing of the user's: it is called under the lock.
+    pub(crate) fn begin(
+        &mut self,
+        state: &mut State<'a, Meta>,
+        task: &mut Task<'a, Meta>,
+        order: Option<Order>,
+        phase: Option<Phase>,
+        now: Moment,
+        fx: &mut Effects,
+    ) {
+        let runs = order == Some(Order::Run);
+        let mut attempt = Attempt {
+            id: task.record.id(),
+            hand: self.hand,
+            attempt: task.record.attempt(),
+            queued_for: now.since(task.record.due()),
+            started: now,
+            timeout_at: Moment::NEVER,
+        };
+        let mut watch = None;
+        let mut note = None;
+        if let Some(luggage) = &mut task.luggage {
+            let course = &mut luggage.course;
+            attempt.attempt = course.attempts;
+            note = course.note.take();
+            if runs {
+                course.attempts += 1;
+                attempt.attempt = course.attempts;
+                let began = *course.began.get_or_insert(now);
+                attempt.timeout_at = luggage.timeout.map_or(Moment::NEVER, |timeout| began.after(timeout));
+                watch = luggage.stalled_after;
+            }
+        } else if runs {
+            attempt.attempt = 1;
+        }
+        if runs {
+            task.record.set_attempt(attempt.attempt);
+        }
+        let control = Arc::get_mut(self.cx.control.as_mut().expect("a desk's context has a control"))
+            .expect("a desk's control is its own between two turns: see `clear`");
+        control.reset(attempt);
+        control.put_note(note);
+        if let (Some(after), Some(luggage)) = (watch, &task.luggage) {
+            control.watch(after, luggage.values.clone());
+        }
+        let line = watch.map_or(Moment::NEVER, |after| now.after(after));
+        let (record, control) = (Arc::clone(&task.record), Arc::clone(self.control()));
+        state.hold(self.hand, record, control, phase, line, fx);
+    }
+
+    /// After the state has let go of the control: makes it this desk's own again.
+    pub(crate) fn clear(&mut self) {
+        let control = self.cx.control.as_mut().expect("a desk's context has a control");
+        if Arc::get_mut(control).is_none() {
+            // Somebody keeps a clone of the context: it is told to stop, and keeps the control.
+            control.finish();
+            *control = fresh_control(&self.core);
+        }
+    }
+
+    /// Drops this desk's copy of the hooks.
+    pub(crate) fn forget_hooks(&mut self) {
+        let hooks = std::mem::take(&mut self.hooks);
+        self.core.call_out(|| drop(hooks));
+    }
+
+    /// Runs the user's code; its panic is counted.
+    fn call_out(&self, code: impl FnOnce()) {
+        self.core.call_out(code);
+    }
+
+    /// What `order` says.
+    pub(crate) fn turn(&mut self, mut task: Task<'a, Meta>, order: Order) -> Turn<'a, Meta> {
+        match order {
+            Order::Run => self.attempt(task),
+            Order::Cancel => self.end(task, Some(TaskError::Cancelled)),
+            Order::EndLoop => self.end(task, None),
+            Order::GiveUp => {
+                let failure = task.luggage.as_mut().and_then(|luggage| luggage.course.failure.take());
+                self.end(task, failure)
+            }
+        }
+    }
+
+    /// The pause that a turn asked for was refused: the task ends here and now.
+    pub(crate) fn refused(&mut self, mut task: Task<'a, Meta>, refusal: Refusal) -> Turn<'a, Meta> {
+        let failure = task.luggage.as_mut().and_then(|luggage| luggage.course.failure.take());
+        match refusal {
+            Refusal::Ends => self.end(task, failure),
+            Refusal::Abandoned => {
+                self.call_out(|| drop(failure));
+                self.end(task, Some(TaskError::Abandoned))
+            }
+        }
+    }
+
+    fn attempt(&mut self, task: Task<'a, Meta>) -> Turn<'a, Meta> {
+        let Task { record, mut luggage } = task;
+        let carried =
+            luggage.as_mut().map(|luggage| std::mem::take(&mut luggage.carried)).unwrap_or_default();
+        if let Some(luggage) = &luggage {
+            self.cx.values = luggage.values.clone();
+        }
+        let mut guards = Guards::default();
+        let result = match guards.enter(&carried) {
+            Ok(()) => unwind::catch(|| record.job.run(&self.cx)),
+            Err(panic) => Err(panic),
+        };
+        let badly = result.as_ref().is_err_and(|panic| panic.again);
+        self.core.count_panics(u64::from(badly));
+        let outcome = outcome(self.control(), result);
+
+        let now = self.core.now();
+        self.control().ended(now);
+        self.control().unwatch(now);
+        let next = self.what_next(record.kind, &outcome, luggage.as_deref_mut(), now);
+        let tally = if outcome.is_ok() { Tally::Succeeded } else { Tally::Failed };
+        match next {
+            Step::End | Step::EndLoop => {
+                let silent = matches!(next, Step::EndLoop);
+                // `enter` may have panicked before the closure was called; one that repeats is still there.
+                self.call_out(|| record.job.discard());
+                self.call_out(|| record.job.answer(outcome.as_ref().err()));
+                self.report(&record, (!silent).then_some(&outcome), None);
+                self.core.count_panics(guards.leave());
+                drop(guards);
+                let ended =
+                    self.ended(&record, luggage.as_deref(), if silent { Tally::Silent } else { tally });
+                self.drop_all(outcome, carried, luggage);
+                Turn::Ended(record, ended)
+            }
+            Step::Pause(until, wait) => {
+                let retried = (wait == Wait::Retry).then(|| self.control().attempt_number());
+                self.report(&record, Some(&outcome), retried);
+                self.core.count_panics(guards.leave());
+                drop(guards);
+                let values = std::mem::take(&mut self.cx.values);
+                let mut luggage =
+                    luggage.expect("what pauses was made to repeat, which stands in its luggage");
+                luggage.carried = carried;
+                luggage.course.note = self.control().take_note();
+                let mut failure = outcome.err();
+                if wait == Wait::Retry {
+                    std::mem::swap(&mut luggage.course.failure, &mut failure);
+                }
+                self.call_out(|| drop(values));
+                self.call_out(|| drop(failure));
+                let tally = if wait == Wait::Retry { Tally::Silent } else { tally };
+                Turn::Paused { task: Task { record, luggage: Some(luggage) }, until, wait, tally }
+            }
+        }
+    }
+
+    /// Ends a task that is not to run (again), with `error`, or silently.
+    pub(crate) fn end(&mut self, task: Task<'a, Meta>, error: Option<TaskError>) -> Turn<'a, Meta> {
+        let Task { record, mut luggage } = task;
+        let carried =
+            luggage.as_mut().map(|luggage| std::mem::take(&mut luggage.carried)).unwrap_or_default();
+        if let Some(luggage) = &luggage {
+            self.cx.values = luggage.values.clone();
+        }
+        self.call_out(|| record.job.discard());
+        self.call_out(|| record.job.answer(error.as_ref()));
+        let tally = if error.is_some() { Tally::Failed } else { Tally::Silent };
+        let outcome = error.map_or(Ok(()), Err);
+        if tally == Tally::Failed {
+            let mut guards = Guards::default();
+            let entered = guards.enter(&carried);
+            self.core.count_panics(u64::from(entered.is_err()));
+            self.report(&record, Some(&outcome), None);
+            self.core.count_panics(guards.leave());
+        }
+        let ended = self.ended(&record, luggage.as_deref(), tally);
+        self.drop_all(outcome, carried, luggage);
+        Turn::Ended(record, ended)
+    }
+
+    fn ended(&self, record: &Record<'a, Meta>, luggage: Option<&Luggage<'a>>, tally: Tally) -> Ended {
+        Ended {
+            kind: record.kind,
+            needs_supervisor: luggage.is_some_and(|luggage| luggage.needs_supervisor(record.kind)),
+            watched: luggage.is_some_and(Luggage::is_watched),
+            tally,
+        }
+    }
+
+    /// Drops what was the user's and was kept for the hooks.
+    fn drop_all(
+        &mut self,
+        outcome: Result<(), TaskError>,
+        carried: Vec<Box<dyn crate::hooks::Carried + 'a>>,
+        luggage: Option<Box<Luggage<'a>>>,
+    ) {
+        if outcome.is_err() {
+            self.call_out(|| drop(outcome));
+        }
+        if luggage.is_some() {
+            let values = std::mem::take(&mut self.cx.values);
+            self.call_out(|| drop(values));
+            for carried in carried {
+                self.call_out(|| drop(carried));
+            }
+            self.call_out(|| drop(luggage));
+        }
+        // The count is about to go down. A clone of the context (there is one beyond this desk's and the
+        // state's) counts as cancelled from here on.
+        if Arc::strong_count(self.control()) > 2 {
+            self.control().finish();
+        }
+    }
+
+    /// Notices of stalls, then the hooks for `outcome`; `retried` is the number of an attempt that failed and
+    /// is to be repeated.
+    fn report(
+        &mut self,
+        record: &Record<'a, Meta>,
+        outcome: Option<&Result<(), TaskError>>,
+        retried: Option<u32>,
+    ) {
+        let hooks = self.hooks.now(&self.core.shelf);
+        let (core, cx, meta) = (&self.core, &self.cx, &record.meta);
+        if let Some(control) = cx.control.as_ref().filter(|control| control.is_watched()) {
+            deliver_notices(core, hooks, control, meta);
+            let values = control.take_values();
+            core.call_out(|| drop(values));
+        }
+        let panics = match (outcome, retried) {
+            (None, _) => 0,
+            (Some(Ok(())), _) => call_each(&hooks.succeeded, |hook| hook(cx, meta)),
+            (Some(Err(error)), None) => call_each(&hooks.failed, |hook| hook(cx, meta, error)),
+            (Some(Err(error)), Some(attempt)) => {
+                core.retried.fetch_add(1, Ordering::Relaxed);
+                call_each(&hooks.retried, |hook| hook(cx, meta, error, attempt))
+            }
+        };
+        core.count_panics(panics);
+    }
+
+    fn what_next(
+        &self,
+        kind: Kind,
+        outcome: &Result<(), TaskError>,
+        luggage: Option<&mut Luggage<'a>>,
+        now: Moment,
+    ) -> Step {
+        let Some(luggage) = luggage else { return Step::End };
+        match outcome {
+            Ok(()) if kind == Kind::Once => return Step::End,
+            Ok(()) => {}
+            // Nobody asked for this iteration to end but whoever ends the loop.
+            Err(TaskError::Cancelled) if kind == Kind::Loop => return Step::EndLoop,
+            Err(error) => {
+                if let Some(until) = self.retry_at(error, luggage, now) {
+                    return Step::Pause(until, Wait::Retry);
+                }
+                if kind == Kind::Once {
+                    return Step::End;
+                }
+            }
+        }
+        let course = std::mem::take(&mut luggage.course);
+        luggage.course.failed_in_a_row =
+            if outcome.is_ok() { 0 } else { course.failed_in_a_row.saturating_add(1) };
+        let next = match luggage.every {
+            Some(period) => course.began.unwrap_or(now).after(period).max(now),
+            None if outcome.is_ok() => now,
+            None => now.after(loop_pause(luggage.course.failed_in_a_row)),
+        };
+        // What is left of the iteration may be the user's: its pauses, its last failure.
+        self.call_out(|| drop(course));
+        Step::Pause(next, Wait::Iteration)
+    }
+
+    /// When the task is to be attempted again, if it is.
+    fn retry_at(&self, error: &TaskError, luggage: &mut Luggage<'a>, now: Moment) -> Option<Moment> {
+        let retry = luggage.retry.as_ref()?;
+        if self.core.root.is_cancelled() {
+            return None;
+        }
+        let attempt = luggage.course.attempts;
+        let pauses = luggage.course.pauses.get_mut();
+        let pause = match unwind::catch(|| retry.pause_after(attempt, error, pauses)) {
+            Ok(pause) => pause?,
+            Err(_) => {
+                self.core.count_panics(1);
+                return None;
+            }
+        };
+        let at = now.after(pause);
+        let began = luggage.course.began.unwrap_or(now);
+        let in_time = luggage.timeout.is_none_or(|timeout| at < began.after(timeout));
+        in_time.then_some(at)
+    }
+
+    /// Shows the task's values to the hooks that its submitter runs.
+    pub(crate) fn show_values(&mut self, task: &Task<'a, Meta>) {
+        self.cx.values = task.luggage.as_ref().map(|luggage| luggage.values.clone()).unwrap_or_default();
+    }
+
+    /// Before the task is let go: whoever ends it is to drop the last of its values.
+    pub(crate) fn hide_values(&mut self) {
+        let values = std::mem::take(&mut self.cx.values);
+        self.call_out(|| drop(values));
+    }
+
+    /// Sleeps with a task in hand, until a cancel at the latest.
+    pub(crate) fn sleep_until(&self, until: Moment) {
+        let pause = if until == Moment::NEVER { Duration::MAX } else { until.since(self.core.now()) };
+        // What follows asks the state whether it was cancelled.
+        let _ = self.cx.sleep(pause);
+    }
+
+    pub(crate) fn hooks(&mut self) -> Arc<Hooks<'a, Meta>> {
+        Arc::clone(self.hooks.now(&self.core.shelf))
+    }
+
+    pub(crate) fn cx(&self) -> &Context {
+        &self.cx
+    }
+}
+
+enum Step {
+    End,
+    EndLoop,
+    Pause(Moment, Wait),
+}
+
+fn loop_pause(failed_in_a_row: u32) -> Duration {
+    let doublings = usize::try_from(failed_in_a_row.saturating_sub(1)).unwrap_or(usize::MAX).min(32);
+    Backoff::exponential(LOOP_PAUSE_FIRST, LOOP_PAUSE_MAX)
+        .without_jitter()
+        .pauses()
+        .nth(doublings)
+        .unwrap_or(LOOP_PAUSE_MAX)
+}
+
+fn fresh_control<Meta>(core: &Core<'_, Meta>) -> Arc<Control> {
+    Arc::new(Control::new(Arc::clone(&core.root), Attempt::NONE))
+}
+
+/// Calls the hooks for each notice that an attempt has left, oldest first.
+pub(crate) fn deliver_notices<'a, Meta>(
+    core: &Core<'a, Meta>,
+    hooks: &Hooks<'a, Meta>,
+    control: &Arc<Control>,
+    meta: &Meta,
+) {
+    while let Some((notice, values)) = control.take_notice() {
+        let shown = Context::of(Arc::clone(control), values);
+        let cx = &shown;
+        let panics = match notice {
+            Notice::Stalled(since) => {
+                core.stalled.fetch_add(1, Ordering::Relaxed);
+                call_each(&hooks.stalled, |hook| hook(cx, meta, since))
+            }
+            Notice::Recovered(hung) => call_each(&hooks.recovered, |hook| hook(cx, meta, hung)),
+        };
+        core.count_panics(panics);
+        core.call_out(|| drop(shown));
+        // While it is being delivered, the task does not end: it is the task that drops the last of its values.
+        control.notice_delivered();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_that_keeps_failing_backs_off_up_to_its_limit() {
+        assert_eq!(loop_pause(1), LOOP_PAUSE_FIRST);
+        assert_eq!(loop_pause(3), LOOP_PAUSE_FIRST * 4);
+        assert_eq!(loop_pause(u32::MAX), LOOP_PAUSE_MAX);
+    }
+}

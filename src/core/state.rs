@@ -1,0 +1,1435 @@
+//! The one state of a manager: which tasks are live and where each of them is, which threads there are and
+//! what each of them does. Plain data, and transitions that are plain functions: no lock, clock, thread or
+//! callback in here. A transition takes the time as an argument and leaves in [`Effects`] what is to be done
+//! about it; the shell (see [`Core`](super::Core)) does that once it has let go of the lock.
+//!
+//! # Where a task is
+//!
+//! Every live task is in exactly one place:
+//!
+//! | place | it waits for | who may take it |
+//! |---|---|---|
+//! | a [`Hand`] | nothing: a thread has it | that thread alone |
+//! | `queue` | a thread | any worker; a joiner or a canceller, by its place |
+//! | `timers` | its time | the supervisor, into the queue; `close` and `cancel` likewise |
+//! | `doomed` | the shutdown that gave it up | that shutdown |
+//!
+//! Taking a task out of its place, under the lock, is the sole right to run it or to end it; so it ends once.
+//!
+//! # What ties the numbers
+//!
+//! - `once + loops` = tasks in all places.
+//! - `pending` = those of them that have not started and that nobody has taken to end them.
+//! - `threads` = workers' hands that are granted = fresh + awake + idle + told.
+//! - `coming` = starting + fresh + told: threads that are on their way to the queue.
+//!
+//! # Why no wake-up is lost
+//!
+//! A worker is told to look at the queue by a token in its [`Seat`], set under the lock; the notification that
+//! follows only hurries it. A worker goes idle, or leaves, under the lock and with the queue empty. So a task
+//! that enters the queue finds a worker that is awake (and will look again), or one to tell, or starts one,
+//! or is left to those awake with the supervisor's tick armed in the same critical section.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use super::queue::Queue;
+use crate::clock::Moment;
+use crate::context::Control;
+use crate::info::{Phase, Sight, Stats, TaskInfo};
+use crate::sync::{Arc, Condvar};
+use crate::task::{Kind, Record, Task, TaskId};
+
+/// A queue that was looked at this recently is left to the workers that are awake.
+///
+/// A worker that turns over tiny tasks looks every microsecond or so, one with tasks of 10 µs every ten; waking
+/// another costs the submitter some 5 µs, and both of them the shared lock from then on.
+const RECENT: Duration = Duration::from_micros(20);
+
+/// How often the supervisor looks at a backlog that was left to the workers that are awake.
+pub(crate) const TICK: Duration = Duration::from_micros(500);
+
+/// Workers that take this many tasks each in one tick (one in 60 µs) are busy, not blocked: more threads than
+/// cores would not help them.
+const BUSY: u64 = 8;
+
+/// Workers that take this many each in one tick (one in 2 µs) spend their time on the queue's lock: even a
+/// core that idles would not help them.
+const LOCK_BOUND: u64 = 256;
+
+/// Ticks without a backlog after which the supervisor stops ticking.
+const CALM: u32 = 4;
+
+/// The most threads that one tick wakes or starts; what is left over is dealt with at once after that, but
+/// the clock gets its turn in between.
+const BATCH: usize = 64;
+
+/// How long a thread that was refused is not asked for again, doubling up to `REFUSED_MAX`.
+const REFUSED_FIRST: Duration = Duration::from_millis(10);
+const REFUSED_MAX: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Policy {
+    Elastic,
+    ThreadPerTask,
+    Inline,
+}
+
+/// How the manager was built. Never changes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) policy: Policy,
+    pub(crate) max_threads: usize,
+    pub(crate) max_pending: usize,
+    pub(crate) keep_alive: Duration,
+    pub(crate) cores: usize,
+    /// May a task be left to workers that are awake? Not where the supervisor's ticks do not come by
+    /// themselves, on a clock that a test advances.
+    pub(crate) may_leave: bool,
+}
+
+/// What a worker thread does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Seat {
+    /// Reserved; the operating system has not granted the thread yet.
+    Starting,
+    /// Granted, and has not looked at the queue yet.
+    Fresh,
+    /// At work, or about to look at the queue.
+    Awake,
+    /// Waits on its bell.
+    Idle,
+    /// Was idle, and holds the token that sends it to the queue.
+    Told,
+    /// No worker: a thread of the user's that has a task in hand.
+    Guest,
+}
+
+/// Whoever can have a task in hand: a worker for as long as it lives, or a guest.
+struct Hand<'a, Meta> {
+    seat: Seat,
+    /// Has taken a task before.
+    worked: bool,
+    /// The tick in which it last took one.
+    beat: u64,
+    thread: Option<Arc<str>>,
+    held: Option<Held<'a, Meta>>,
+}
+
+struct Held<'a, Meta> {
+    record: Arc<Record<'a, Meta>>,
+    control: Arc<Control>,
+    /// The task's phase, if it is not told by `control`: its submitter still has it in hand.
+    phase: Option<Phase>,
+}
+
+struct Slot<'a, Meta> {
+    /// What an idle worker of this slot waits on.
+    bell: Arc<Condvar>,
+    hand: Option<Hand<'a, Meta>>,
+}
+
+/// What a task in `timers` waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wait {
+    /// Its delay, before it first runs.
+    Delay,
+    /// Its next attempt.
+    Retry,
+    /// Its next iteration.
+    Iteration,
+}
+
+/// What is to be done with a task that was taken from the queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Order {
+    Run,
+    /// It was cancelled before it first ran.
+    Cancel,
+    /// It was cancelled in a retry pause: it ends with the failure it had.
+    GiveUp,
+    /// A loop whose next iteration is not to begin.
+    EndLoop,
+}
+
+/// What a worker does next.
+pub(crate) enum Next<'a, Meta> {
+    Take(Task<'a, Meta>, Order),
+    /// Wait for the token, until this moment at the latest.
+    Park(Moment),
+    /// Start the thread of this hand in its stead.
+    Successor(usize),
+    Leave,
+}
+
+/// What an idle worker does whose time is up.
+pub(crate) enum Expired {
+    Stay(Moment),
+    Work,
+    Leave,
+}
+
+/// Whether a task can be accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Admission {
+    Granted,
+    Closed,
+    Full,
+    /// There is no thread: start that of this hand, and ask again.
+    NeedsThread(usize),
+    /// Others are starting what it takes: wait for what comes of it.
+    NeedsStarts,
+    /// Start the supervisor, and ask again.
+    NeedsSupervisor,
+}
+
+/// Why a task that an attempt has left was not taken back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Refusal {
+    /// No pause begins any more: it ends with what it had.
+    Ends,
+    /// A shutdown has given up what is not running.
+    Abandoned,
+}
+
+/// How a task, or an iteration of a loop, came out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Tally {
+    Succeeded,
+    Failed,
+    Silent,
+}
+
+/// A helper thread: the supervisor, the notifier.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Helper {
+    pub(crate) alive: bool,
+    pub(crate) starting: bool,
+}
+
+/// When a thread may be asked for again after it was refused.
+#[derive(Clone, Copy, Debug, Default)]
+struct Refused {
+    until: Moment,
+    pause: Duration,
+}
+
+impl Refused {
+    fn again(&mut self, now: Moment) {
+        self.pause = (self.pause * 2).clamp(REFUSED_FIRST, REFUSED_MAX);
+        self.until = now.after(self.pause);
+    }
+
+    fn over(&mut self) {
+        *self = Refused::default();
+    }
+}
+
+/// What the shell is to do once it has let go of the lock.
+#[derive(Default)]
+#[must_use]
+pub(crate) struct Effects {
+    /// Workers that hold a token, or whose start was granted.
+    pub(crate) wake: Vec<Arc<Condvar>>,
+    /// Threads to start, each for its hand.
+    pub(crate) start: Vec<usize>,
+    /// Tell those who wait for tasks or threads to be gone.
+    pub(crate) quiet: bool,
+    /// So many places in the backlog were handed to blocked submitters.
+    pub(crate) room: usize,
+    /// Tell all blocked submitters.
+    pub(crate) all_submitters: bool,
+    /// Tell those who wait for threads that others start.
+    pub(crate) starts: bool,
+    /// The supervisor has something new to watch.
+    pub(crate) supervisor: bool,
+    /// The supervisor is to be started, for the sake of growth.
+    pub(crate) start_supervisor: bool,
+    /// Nothing is watched for stalls any more.
+    pub(crate) dismiss: bool,
+    /// The manager is closed and empty: the hooks are to be dropped.
+    pub(crate) ended: bool,
+}
+
+impl Effects {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.wake.is_empty()
+            && self.start.is_empty()
+            && self.room == 0
+            && !(self.quiet
+                || self.all_submitters
+                || self.starts
+                || self.supervisor
+                || self.start_supervisor
+                || self.dismiss
+                || self.ended)
+    }
+}
+
+/// The pace of the workers since the last tick.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    /// When the next tick is due; `None` while nothing was left to the workers that are awake.
+    tick: Option<Moment>,
+    /// Counts ticks, so that workers can be told apart that took something in this one.
+    beat: u64,
+    takes: u64,
+    takers: u64,
+    /// The backlog at the last tick.
+    standing: usize,
+    /// Ticks in a row without a backlog.
+    calm: u32,
+    last_take: Option<Moment>,
+}
+
+pub(crate) struct State<'a, Meta> {
+    limits: Limits,
+
+    // -- the manager's life
+    closed: bool,
+    cancelled: bool,
+    /// A shutdown has given up what is not running: nothing enters queue or timers any more.
+    abandoned: bool,
+    /// A shutdown has returned and named what was left.
+    named: bool,
+
+    // -- tasks
+    next_id: u64,
+    once: usize,
+    loops: usize,
+    pending: usize,
+    /// Live tasks that need the supervisor, and those of them that are watched for stalls.
+    needing: usize,
+    watched: usize,
+    queue: Queue<Task<'a, Meta>>,
+    timers: BTreeMap<(Moment, TaskId), (Task<'a, Meta>, Wait)>,
+    doomed: VecDeque<Task<'a, Meta>>,
+    slots: Vec<Slot<'a, Meta>>,
+    free: Vec<usize>,
+    /// Counts the moments at which nothing was left that `wait` waits for.
+    quiet: u64,
+    added: u64,
+    succeeded: u64,
+    failed: u64,
+    rejected: u64,
+
+    /// Submitters that start, or wait for, the threads that their task needs: what is there stays for them.
+    admitting: usize,
+
+    // -- submitters that wait for room in the backlog
+    /// Those that have no place yet.
+    blocked: usize,
+    /// Free places that are theirs: handed to them, and then claimed by one that has not been accepted yet.
+    offered: usize,
+    claimed: usize,
+
+    // -- threads
+    threads: usize,
+    starting: usize,
+    fresh: usize,
+    told: usize,
+    /// Idle workers; the one that went idle last is woken first, so that the surplus ages.
+    idle: Vec<usize>,
+    /// The idle worker that stays because it is the last and tasks are live.
+    keeper: Option<usize>,
+    peak_threads: usize,
+    refused: Refused,
+    pace: Pace,
+    pub(crate) supervisor: Helper,
+    supervisor_refused: Refused,
+    /// Since when the supervisor has had nothing to watch.
+    supervisor_idle: Option<Moment>,
+    pub(crate) notifier: Helper,
+    notifier_refused: Refused,
+    /// When the first attempt is to be looked at for a stall.
+    stall_at: Moment,
+
+    // -- shutdowns under way, and what was given up since the first of them began
+    shutdowns: usize,
+    given_up: Vec<TaskInfo<'a, Meta>>,
+}
+
+/// Without bounds on Meta: `Drop` needs these.
+impl<'a, Meta> State<'a, Meta> {
+    pub(crate) fn new(limits: Limits) -> Self {
+        State {
+            limits,
+            closed: false,
+            cancelled: false,
+            abandoned: false,
+            named: false,
+            next_id: 1,
+            once: 0,
+            loops: 0,
+            pending: 0,
+            needing: 0,
+            watched: 0,
+            queue: Queue::default(),
+            timers: BTreeMap::new(),
+            doomed: VecDeque::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            quiet: 0,
+            added: 0,
+            succeeded: 0,
+            failed: 0,
+            rejected: 0,
+            admitting: 0,
+            blocked: 0,
+            offered: 0,
+            claimed: 0,
+            threads: 0,
+            starting: 0,
+            fresh: 0,
+            told: 0,
+            idle: Vec::new(),
+            keeper: None,
+            peak_threads: 0,
+            refused: Refused::default(),
+            pace: Pace::default(),
+            supervisor: Helper::default(),
+            supervisor_refused: Refused::default(),
+            supervisor_idle: None,
+            notifier: Helper::default(),
+            notifier_refused: Refused::default(),
+            stall_at: Moment::NEVER,
+            shutdowns: 0,
+            given_up: Vec::new(),
+        }
+    }
+
+    // -- what can be asked --------------------------------------------------------------------------------
+
+    pub(crate) fn len(&self) -> usize {
+        self.once + self.loops
+    }
+
+    pub(crate) fn count_of(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Once => self.once,
+            Kind::Loop => self.loops,
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned
+    }
+
+    pub(crate) fn is_named(&self) -> bool {
+        self.named
+    }
+
+    /// Tasks that `wait` waits for: loops count once the manager is closed, since only then they end.
+    pub(crate) fn waited_for(&self) -> usize {
+        if self.closed { self.len() } else { self.once }
+    }
+
+    pub(crate) fn quiet(&self) -> u64 {
+        self.quiet
+    }
+
+    /// Have all threads left that leave by themselves once the manager is closed and empty? The notifier is
+    /// asked for apart: a hook of the user's may hold it up.
+    pub(crate) fn threads_gone(&self) -> bool {
+        self.threads == 0 && self.starting == 0 && !self.supervisor.alive && !self.supervisor.starting
+    }
+
+    pub(crate) fn notifier_gone(&self) -> bool {
+        !self.notifier.alive && !self.notifier.starting
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        Stats {
+            added: self.added,
+            succeeded: self.succeeded,
+            failed: self.failed,
+            rejected: self.rejected,
+            threads: self.threads,
+            peak_threads: self.peak_threads,
+            max_threads: self.limits.max_threads,
+            ..Stats::default()
+        }
+    }
+
+    fn coming(&self) -> usize {
+        self.starting + self.fresh + self.told
+    }
+
+    /// Nothing is to come: threads leave at once.
+    fn is_over(&self) -> bool {
+        self.closed && (self.len() == 0 || self.abandoned)
+    }
+
+    // -- closing ------------------------------------------------------------------------------------------
+
+    /// Refuses new work. True for the call that closed it.
+    pub(crate) fn close(&mut self, now: Moment, fx: &mut Effects) -> bool {
+        if std::mem::replace(&mut self.closed, true) {
+            return false;
+        }
+        fx.all_submitters = true;
+        // A loop that waits for its next iteration ends at once: a worker takes it, and ends it.
+        self.release_timers(now, fx, |task, wait| task.record.kind == Kind::Loop && wait != Wait::Retry);
+        if self.waited_for() == 0 {
+            self.quiet += 1;
+            fx.quiet = true;
+        }
+        self.look_over(fx);
+        true
+    }
+
+    /// Makes everything that waits due now, to be ended by whoever takes it.
+    pub(crate) fn cancel(&mut self, now: Moment, fx: &mut Effects) {
+        self.cancelled = true;
+        self.release_timers(now, fx, |_, _| true);
+    }
+
+    fn release_timers(
+        &mut self,
+        now: Moment,
+        fx: &mut Effects,
+        which: impl Fn(&Task<'a, Meta>, Wait) -> bool,
+    ) {
+        let (released, kept) =
+            std::mem::take(&mut self.timers).into_iter().partition(|(_, (task, wait))| which(task, *wait));
+        self.timers = kept;
+        let released: BTreeMap<(Moment, TaskId), (Task<'a, Meta>, Wait)> = released;
+        let released = released.into_values().map(|(task, _)| task).inspect(|task| task.record.set_due(now));
+        self.push_all(released, now, fx);
+    }
+
+    /// Many tasks at once: the first gets a thread, the others are for it and the supervisor's tick.
+    fn push_all(&mut self, tasks: impl Iterator<Item = Task<'a, Meta>>, now: Moment, fx: &mut Effects) {
+        for (nth, task) in tasks.enumerate() {
+            self.push(task);
+            if nth == 0 || !self.can_tick() {
+                self.spread(now, false, fx);
+            }
+        }
+        if self.can_tick() && self.coming() < self.queue.len() {
+            self.arm(now, fx);
+        }
+    }
+
+    fn can_tick(&self) -> bool {
+        self.supervisor.alive && self.limits.may_leave && self.limits.policy == Policy::Elastic
+    }
+
+    /// If the manager is over, sends every thread home.
+    fn look_over(&mut self, fx: &mut Effects) {
+        if !self.is_over() {
+            return;
+        }
+        while self.tell(fx) {}
+        fx.supervisor = true;
+        fx.dismiss = true;
+        fx.ended |= self.len() == 0;
+        fx.quiet = true;
+    }
+
+    // -- acceptance ---------------------------------------------------------------------------------------
+
+    fn is_full(&self) -> bool {
+        self.pending + self.offered + self.claimed >= self.limits.max_pending
+    }
+
+    /// Can a task be accepted? `claimed`: its submitter has claimed a place in the backlog.
+    pub(crate) fn admit(&mut self, needs_supervisor: bool, claimed: bool) -> Admission {
+        if self.closed {
+            Admission::Closed
+        } else if !claimed && self.is_full() {
+            Admission::Full
+        } else if self.limits.policy != Policy::Inline && self.threads == 0 {
+            if self.starting < self.limits.max_threads {
+                Admission::NeedsThread(self.reserve())
+            } else {
+                Admission::NeedsStarts
+            }
+        } else if needs_supervisor && !self.supervisor.alive {
+            if self.supervisor.starting {
+                return Admission::NeedsStarts;
+            }
+            self.supervisor.starting = true;
+            Admission::NeedsSupervisor
+        } else {
+            Admission::Granted
+        }
+    }
+
+    pub(crate) fn reject(&mut self) {
+        self.rejected += 1;
+    }
+
+    /// A submitter lets go of the lock while it sees to what its task needs.
+    pub(crate) fn begin_admitting(&mut self) {
+        self.admitting += 1;
+    }
+
+    /// Its task has been accepted by now, or is not going to be.
+    pub(crate) fn end_admitting(&mut self, fx: &mut Effects) {
+        self.admitting -= 1;
+        if self.admitting == 0 && self.len() == 0 {
+            self.release_keeper(fx);
+            fx.supervisor = true;
+        }
+    }
+
+    /// The keeper stayed for the tasks' sake: from now on it ages like any other.
+    fn release_keeper(&mut self, fx: &mut Effects) {
+        if let Some(keeper) = self.keeper {
+            self.remove_idle(keeper);
+            self.give_token(keeper, fx);
+        }
+    }
+
+    /// Counts `task`. From here on it is live.
+    pub(crate) fn accept(&mut self, task: &Task<'a, Meta>, now: Moment) -> TaskId {
+        let id = TaskId(self.next_id);
+        self.next_id += 1;
+        task.record.accept(id, now);
+        match task.record.kind {
+            Kind::Once => self.once += 1,
+            Kind::Loop => self.loops += 1,
+        }
+        self.pending += 1;
+        self.added += 1;
+        self.needing += usize::from(task.needs_supervisor());
+        self.watched += usize::from(task.is_watched());
+        id
+    }
+
+    /// Lets an accepted task wait for its time, or for a thread. Given back if a shutdown has given up all
+    /// that is not running: who has it in hand ends it then.
+    pub(crate) fn enter(
+        &mut self,
+        task: Task<'a, Meta>,
+        now: Moment,
+        by_worker: bool,
+        fx: &mut Effects,
+    ) -> Result<(), Task<'a, Meta>> {
+        if self.abandoned {
+            self.note_given_up(&task, now);
+            self.started(fx);
+            return Err(task);
+        }
+        let delay = task.luggage.as_ref().and_then(|luggage| luggage.delay);
+        match delay {
+            Some(delay) if !self.cancelled && !(self.closed && task.record.kind == Kind::Loop) => {
+                self.wait_until(task.record.accepted().after(delay), task, Wait::Delay, fx);
+            }
+            _ => {
+                self.push(task);
+                self.spread(now, by_worker, fx);
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, task: Task<'a, Meta>) {
+        self.queue.push(|place| {
+            task.record.job.placed(place);
+            task
+        });
+    }
+
+    fn wait_until(&mut self, until: Moment, task: Task<'a, Meta>, wait: Wait, fx: &mut Effects) {
+        let first = self.timers.first_key_value().is_none_or(|((first, _), _)| until < *first);
+        self.timers.insert((until, task.record.id()), (task, wait));
+        fx.supervisor |= first;
+    }
+
+    // -- submitters that wait for room --------------------------------------------------------------------
+
+    pub(crate) fn block(&mut self) {
+        self.blocked += 1;
+    }
+
+    /// A blocked submitter looks whether there is a place for it. One by one: whoever comes first.
+    pub(crate) fn claim(&mut self) -> bool {
+        let claims = self.offered > 0;
+        if claims {
+            self.offered -= 1;
+            self.blocked -= 1;
+            self.claimed += 1;
+        }
+        claims
+    }
+
+    /// A blocked submitter goes away without a place.
+    pub(crate) fn unblock(&mut self) {
+        self.blocked -= 1;
+    }
+
+    /// A submitter that had claimed a place has been accepted, or goes away: then the next may have it.
+    pub(crate) fn unclaim(&mut self, fx: &mut Effects) {
+        self.claimed -= 1;
+        self.room(fx);
+    }
+
+    /// Hands a free place to a blocked submitter, if there are both.
+    fn room(&mut self, fx: &mut Effects) {
+        if self.blocked > self.offered && !self.is_full() {
+            self.offered += 1;
+            fx.room += 1;
+        }
+    }
+
+    fn started(&mut self, fx: &mut Effects) {
+        self.pending -= 1;
+        self.room(fx);
+    }
+
+    // -- growth -------------------------------------------------------------------------------------------
+
+    fn can_start(&self, now: Moment) -> bool {
+        self.threads + self.starting < self.limits.max_threads && now >= self.refused.until
+    }
+
+    /// After a task has entered the queue: sees to it that a thread will take it.
+    ///
+    /// It is left to the workers that are awake while they were at the queue only microseconds ago and the
+    /// supervisor watches; otherwise the idle worker that went idle last is told, or a thread started.
+    fn spread(&mut self, now: Moment, by_worker: bool, fx: &mut Effects) {
+        if self.coming() >= self.queue.len() {
+            return;
+        }
+        if self.limits.policy == Policy::ThreadPerTask {
+            return self.spread_fresh(now, fx);
+        }
+        let growable = !self.idle.is_empty() || self.threads + self.starting < self.limits.max_threads;
+        if !growable {
+            return;
+        }
+        let at_work = self.threads - self.idle.len() - self.told - self.fresh;
+        let others = at_work.saturating_sub(usize::from(by_worker));
+        let recent = self.pace.last_take.is_some_and(|last| now.since(last) <= RECENT);
+        if self.limits.may_leave && others > 0 && recent {
+            if self.supervisor.alive {
+                return self.arm(now, fx);
+            }
+            if self.wants_supervisor(now, fx) {
+                return;
+            }
+        }
+        self.tell_or_start(now, fx);
+    }
+
+    /// Asks for the supervisor for the sake of growth, unless it was refused a moment ago. What the submitter
+    /// leaves to it is looked at again when its start is decided.
+    fn wants_supervisor(&mut self, now: Moment, fx: &mut Effects) -> bool {
+        let wants =
+            !self.supervisor.alive && !self.supervisor.starting && now >= self.supervisor_refused.until;
+        self.supervisor.starting |= wants;
+        fx.start_supervisor |= wants;
+        wants
+    }
+
+    fn tell_or_start(&mut self, now: Moment, fx: &mut Effects) {
+        if self.tell(fx) || self.threads + self.starting >= self.limits.max_threads {
+            return;
+        }
+        if self.can_start(now) {
+            let hand = self.reserve();
+            fx.start.push(hand);
+        } else if self.supervisor.alive {
+            // Refused a moment ago: the supervisor asks again.
+            self.arm(now, fx);
+        } else {
+            self.wants_supervisor(now, fx);
+        }
+    }
+
+    /// As `spread`, where each task gets a fresh thread: one that has taken a task before takes another only
+    /// if no thread is to be had.
+    fn spread_fresh(&mut self, now: Moment, fx: &mut Effects) {
+        let unused = self.idle.last().is_some_and(|&hand| !self.hand(hand).worked);
+        if !unused && self.can_start(now) {
+            let hand = self.reserve();
+            fx.start.push(hand);
+        } else {
+            self.tell(fx);
+        }
+    }
+
+    fn arm(&mut self, now: Moment, fx: &mut Effects) {
+        self.pace.calm = 0;
+        if self.pace.tick.is_none() {
+            self.pace.tick = Some(now.after(TICK));
+            self.begin_beat();
+            fx.supervisor = true;
+        }
+    }
+
+    fn begin_beat(&mut self) {
+        self.pace.beat += 1;
+        self.pace.takes = 0;
+        self.pace.takers = 0;
+        self.pace.standing = self.queue.len();
+    }
+
+    /// The supervisor's look at the backlog: as many threads more as tasks are stuck.
+    fn tick(&mut self, now: Moment, fx: &mut Effects) {
+        let Pace { takes, takers, standing, .. } = self.pace;
+        let taken = usize::try_from(takes).unwrap_or(usize::MAX);
+        // They were there at the last tick, and still are.
+        let stuck = standing.saturating_sub(taken).min(self.queue.len());
+        let each = takes / takers.max(1);
+        let awake = self.threads - self.idle.len();
+        let more = if stuck == 0 {
+            0
+        } else if each < BUSY {
+            stuck.saturating_sub(self.coming())
+        } else {
+            usize::from(each < LOCK_BOUND && awake + self.starting < self.limits.cores)
+        };
+        let mut left = more;
+        for _ in 0..more.min(BATCH) {
+            if !self.tell(fx) {
+                if !self.can_start(now) {
+                    break;
+                }
+                let hand = self.reserve();
+                fx.start.push(hand);
+            }
+            left -= 1;
+        }
+        self.pace.calm = if self.queue.is_empty() { self.pace.calm + 1 } else { 0 };
+        let grows = !self.idle.is_empty() || self.threads + self.starting < self.limits.max_threads;
+        self.pace.tick = if self.pace.calm >= CALM || !grows {
+            None
+        } else if left > 0 && more > BATCH {
+            Some(now)
+        } else {
+            Some(now.after(TICK))
+        };
+        self.begin_beat();
+    }
+
+    // -- threads ------------------------------------------------------------------------------------------
+
+    /// Reserves a thread that is to be started. It counts against the cap from now on.
+    fn reserve(&mut self) -> usize {
+        self.starting += 1;
+        self.sit(Seat::Starting)
+    }
+
+    fn sit(&mut self, seat: Seat) -> usize {
+        let hand = Hand { seat, worked: false, beat: 0, thread: None, held: None };
+        if let Some(index) = self.free.pop() {
+            self.slots[index].hand = Some(hand);
+            index
+        } else {
+            self.slots.push(Slot { bell: Arc::default(), hand: Some(hand) });
+            self.slots.len() - 1
+        }
+    }
+
+    fn hand(&self, index: usize) -> &Hand<'a, Meta> {
+        self.slots[index].hand.as_ref().expect("a hand is asked for by its owner, while it has one")
+    }
+
+    fn hand_mut(&mut self, index: usize) -> &mut Hand<'a, Meta> {
+        self.slots[index].hand.as_mut().expect("a hand is asked for by its owner, while it has one")
+    }
+
+    fn stand_up(&mut self, index: usize) {
+        self.slots[index].hand = None;
+        self.free.push(index);
+        if self.free.len() == self.slots.len() {
+            // The memory of a burst goes with the last of its threads.
+            self.slots = Vec::new();
+            self.free = Vec::new();
+            self.idle = Vec::new();
+        }
+    }
+
+    /// The operating system has granted the thread of `hand`: it is alive.
+    /// `instead`: of the worker of this hand, which leaves in the same step.
+    pub(crate) fn granted(
+        &mut self,
+        hand: usize,
+        thread: Arc<str>,
+        instead: Option<usize>,
+        fx: &mut Effects,
+    ) {
+        if let Some(predecessor) = instead {
+            self.leave(predecessor, fx);
+        }
+        self.starting -= 1;
+        self.threads += 1;
+        self.fresh += 1;
+        self.peak_threads = self.peak_threads.max(self.threads);
+        self.refused.over();
+        let seat = self.hand_mut(hand);
+        seat.seat = Seat::Fresh;
+        seat.thread = Some(thread);
+        fx.wake.push(Arc::clone(&self.slots[hand].bell));
+        fx.starts = true;
+    }
+
+    /// The operating system has refused the thread of `hand`.
+    pub(crate) fn refused(&mut self, hand: usize, now: Moment, fx: &mut Effects) {
+        self.starting -= 1;
+        self.refused.again(now);
+        self.stand_up(hand);
+        fx.starts = true;
+        // What was to be this thread's is looked at again: it goes to one that idles, or to those at work.
+        if self.coming() < self.queue.len() {
+            self.tell_or_start(now, fx);
+        }
+        fx.quiet = true;
+    }
+
+    /// Has the start of `hand` been decided? Until then its thread waits.
+    pub(crate) fn is_starting(&self, hand: usize) -> bool {
+        self.hand(hand).seat == Seat::Starting
+    }
+
+    pub(crate) fn bell(&self, hand: usize) -> Arc<Condvar> {
+        Arc::clone(&self.slots[hand].bell)
+    }
+
+    /// Gives the token to the worker that went idle last.
+    fn tell(&mut self, fx: &mut Effects) -> bool {
+        let hand = self.idle.pop();
+        hand.inspect(|&hand| self.give_token(hand, fx)).is_some()
+    }
+
+    fn give_token(&mut self, hand: usize, fx: &mut Effects) {
+        self.keeper = self.keeper.filter(|&keeper| keeper != hand);
+        self.hand_mut(hand).seat = Seat::Told;
+        self.told += 1;
+        fx.wake.push(Arc::clone(&self.slots[hand].bell));
+    }
+
+    fn remove_idle(&mut self, hand: usize) {
+        // The oldest stand at the bottom.
+        let at = self.idle.iter().position(|&idle| idle == hand).expect("who is idle stands among the idle");
+        self.idle.remove(at);
+    }
+
+    /// What the worker of `hand` does next. It has nothing in hand.
+    pub(crate) fn next(&mut self, hand: usize, now: Moment, fx: &mut Effects) -> Next<'a, Meta> {
+        match std::mem::replace(&mut self.hand_mut(hand).seat, Seat::Awake) {
+            Seat::Fresh => self.fresh -= 1,
+            Seat::Told => self.told -= 1,
+            _ => {}
+        }
+        if self.limits.policy == Policy::ThreadPerTask && self.hand(hand).worked && !self.queue.is_empty() {
+            // A fresh thread takes the next task, unless none is to be had.
+            if self.coming() >= self.queue.len() {
+                return self.leave_or_park(hand, now);
+            }
+            if now >= self.refused.until {
+                // On this one's seat: it takes nothing any more once its successor is alive.
+                return Next::Successor(self.reserve());
+            }
+        }
+        if let Some(task) = self.take(hand, now, fx) {
+            let order = self.order(&task);
+            return Next::Take(task, order);
+        }
+        self.leave_or_park(hand, now)
+    }
+
+    fn leave_or_park(&mut self, hand: usize, now: Moment) -> Next<'a, Meta> {
+        let done = self.limits.policy == Policy::ThreadPerTask && self.hand(hand).worked;
+        if self.is_over() || (done && !self.is_last()) {
+            return Next::Leave;
+        }
+        Next::Park(self.park(hand, now))
+    }
+
+    /// Is this the last thread, while there is something live that a thread may yet be needed for?
+    fn is_last(&self) -> bool {
+        self.threads == 1 && (self.len() > 0 || self.admitting > 0) && !self.abandoned
+    }
+
+    fn park(&mut self, hand: usize, now: Moment) -> Moment {
+        self.hand_mut(hand).seat = Seat::Idle;
+        self.idle.push(hand);
+        self.patience(hand, now)
+    }
+
+    fn patience(&mut self, hand: usize, now: Moment) -> Moment {
+        if self.is_last() {
+            self.keeper = Some(hand);
+            Moment::NEVER
+        } else {
+            now.after(self.limits.keep_alive)
+        }
+    }
+
+    /// Is the worker of `hand` still to wait for its token?
+    pub(crate) fn is_idle(&self, hand: usize) -> bool {
+        self.hand(hand).seat == Seat::Idle
+    }
+
+    /// The idle worker of `hand` has waited for as long as it was to.
+    pub(crate) fn expire(&mut self, hand: usize, now: Moment) -> Expired {
+        if self.is_last() && self.queue.is_empty() {
+            return Expired::Stay(self.patience(hand, now));
+        }
+        self.remove_idle(hand);
+        self.keeper = self.keeper.filter(|&keeper| keeper != hand);
+        self.hand_mut(hand).seat = Seat::Awake;
+        if self.queue.is_empty() { Expired::Leave } else { Expired::Work }
+    }
+
+    /// The worker of `hand` is gone: the last thing it does under the lock.
+    pub(crate) fn leave(&mut self, hand: usize, fx: &mut Effects) {
+        self.threads -= 1;
+        self.stand_up(hand);
+        fx.quiet = true;
+    }
+
+    /// A thread that is no worker is to have a task in hand.
+    pub(crate) fn guest(&mut self, thread: Option<Arc<str>>) -> usize {
+        let hand = self.sit(Seat::Guest);
+        self.hand_mut(hand).thread = thread;
+        hand
+    }
+
+    pub(crate) fn guest_leaves(&mut self, hand: usize) {
+        self.stand_up(hand);
+    }
+
+    // -- the way of a task --------------------------------------------------------------------------------
+
+    fn take(&mut self, hand: usize, now: Moment, fx: &mut Effects) -> Option<Task<'a, Meta>> {
+        let task = self.queue.pop()?;
+        self.pace.last_take = Some(now);
+        self.pace.takes += 1;
+        let beat = self.pace.beat;
+        let taker = self.hand_mut(hand);
+        taker.worked = true;
+        if taker.beat != beat {
+            taker.beat = beat;
+            self.pace.takers += 1;
+        }
+        if task.record.attempt() == 0 {
+            self.started(fx);
+        }
+        Some(task)
+    }
+
+    /// Takes the task with this id out of the queue, if it is there, to run it or to end it.
+    pub(crate) fn take_out(&mut self, place: u64, id: TaskId, fx: &mut Effects) -> Option<Task<'a, Meta>> {
+        if self.queue.get(place)?.record.id() != id {
+            return None;
+        }
+        let task = self.queue.remove(place, |task, place| task.record.job.placed(place))?;
+        if task.record.attempt() == 0 {
+            self.started(fx);
+        }
+        Some(task)
+    }
+
+    pub(crate) fn order(&self, task: &Task<'a, Meta>) -> Order {
+        let paused = task.luggage.as_ref().is_some_and(|luggage| luggage.course.failure.is_some());
+        match task.record.kind {
+            _ if self.cancelled && paused => Order::GiveUp,
+            Kind::Loop if self.closed && !paused => Order::EndLoop,
+            Kind::Once if self.cancelled => Order::Cancel,
+            _ => Order::Run,
+        }
+    }
+
+    /// Lists what `hand` has in hand. `watch`: when its attempt is to be looked at for a stall.
+    pub(crate) fn hold(
+        &mut self,
+        hand: usize,
+        record: Arc<Record<'a, Meta>>,
+        control: Arc<Control>,
+        phase: Option<Phase>,
+        watch: Moment,
+        fx: &mut Effects,
+    ) {
+        self.hand_mut(hand).held = Some(Held { record, control, phase });
+        if watch < self.stall_at {
+            self.stall_at = watch;
+            fx.supervisor = true;
+        }
+    }
+
+    /// `hand` keeps its task while that waits: `inline` sleeps in its stead.
+    pub(crate) fn set_phase(&mut self, hand: usize, phase: Phase) {
+        if let Some(held) = &mut self.hand_mut(hand).held {
+            held.phase = Some(phase);
+        }
+    }
+
+    /// `hand` has let go of its task without ending it. What is returned owns nothing that was not owned
+    /// elsewhere, and is dropped without the lock all the same.
+    #[must_use]
+    pub(crate) fn let_go(&mut self, hand: usize) -> Option<Arc<Control>> {
+        let held = self.hand_mut(hand).held.take()?;
+        // Whoever has the task in hand has the record, too: this is not the last of it.
+        debug_assert!(Arc::strong_count(&held.record) > 1);
+        Some(held.control)
+    }
+
+    /// The task in `hand` has ended.
+    #[must_use]
+    pub(crate) fn finish(&mut self, hand: usize, ended: &Ended, fx: &mut Effects) -> Option<Arc<Control>> {
+        let control = self.let_go(hand);
+        self.end(ended, fx);
+        control
+    }
+
+    pub(crate) fn tally(&mut self, tally: Tally) {
+        match tally {
+            Tally::Succeeded => self.succeeded += 1,
+            Tally::Failed => self.failed += 1,
+            Tally::Silent => {}
+        }
+    }
+
+    fn end(&mut self, ended: &Ended, fx: &mut Effects) {
+        self.tally(ended.tally);
+        match ended.kind {
+            Kind::Once => self.once -= 1,
+            Kind::Loop => self.loops -= 1,
+        }
+        if ended.needs_supervisor {
+            self.needing -= 1;
+            fx.supervisor |= self.needing == 0;
+        }
+        if ended.watched {
+            self.watched -= 1;
+            fx.dismiss |= self.watched == 0;
+        }
+        if self.waited_for() == 0 {
+            self.quiet += 1;
+            fx.quiet = true;
+        }
+        if self.len() == 0 {
+            if self.admitting == 0 {
+                self.release_keeper(fx);
+            }
+            self.look_over(fx);
+        }
+    }
+
+    /// A task that has been accepted and has not started is not going to be: who has it in hand ends it.
+    pub(crate) fn give_up_start(&mut self, fx: &mut Effects) {
+        self.started(fx);
+    }
+
+    /// Between two attempts, or two iterations: the task waits until `until`.
+    pub(crate) fn pause(
+        &mut self,
+        hand: usize,
+        task: Task<'a, Meta>,
+        until: Moment,
+        wait: Wait,
+        tally: Tally,
+        now: Moment,
+        fx: &mut Effects,
+    ) -> Result<Option<Arc<Control>>, (Task<'a, Meta>, Refusal)> {
+        self.tally(tally);
+        if let Some(refusal) = self.refuses_pause(task.record.kind, wait) {
+            if refusal == Refusal::Abandoned {
+                self.note_given_up(&task, now);
+            }
+            return Err((task, refusal));
+        }
+        let control = self.let_go(hand);
+        if until <= now {
+            task.record.set_due(now);
+            self.push(task);
+            // The worker itself is on its way to the queue.
+            if self.hand(hand).seat == Seat::Guest {
+                self.spread(now, false, fx);
+            } else {
+                self.spread_beyond_one(now, fx);
+            }
+        } else {
+            self.wait_until(until, task, wait, fx);
+        }
+        Ok(control)
+    }
+
+    /// How a task that its submitter has in hand, between two attempts, is to end after an abandonment.
+    pub(crate) fn gives_up(&mut self, task: &Task<'a, Meta>, now: Moment) -> Option<Refusal> {
+        let refusal = self.refuses_pause(task.record.kind, Wait::Delay);
+        if refusal == Some(Refusal::Abandoned) {
+            self.note_given_up(task, now);
+        }
+        refusal
+    }
+
+    /// May a pause begin? (Asked again where it is to begin: `inline` keeps its task in hand.)
+    pub(crate) fn refuses_pause(&self, kind: Kind, wait: Wait) -> Option<Refusal> {
+        match wait {
+            _ if self.abandoned && kind == Kind::Once => Some(Refusal::Abandoned),
+            _ if self.abandoned || self.cancelled => Some(Refusal::Ends),
+            Wait::Iteration if self.closed => Some(Refusal::Ends),
+            _ => None,
+        }
+    }
+
+    fn spread_beyond_one(&mut self, now: Moment, fx: &mut Effects) {
+        if self.queue.len() > 1 {
+            self.spread(now, true, fx);
+        }
+    }
+
+    // -- the supervisor -----------------------------------------------------------------------------------
+
+    /// Everything that is due: timers into the queue, the tick, stalls. Answers when to look again; `None`,
+    /// when the supervisor is to leave. `rings`: which attempts have a notice for the notifier.
+    pub(crate) fn supervise(
+        &mut self,
+        now: Moment,
+        fx: &mut Effects,
+        rings: &mut Vec<(usize, TaskId)>,
+    ) -> Option<Moment> {
+        let mut ripe = Vec::new();
+        while let Some(entry) = self.timers.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            let ((due, _), (task, _)) = entry.remove_entry();
+            task.record.set_due(due);
+            ripe.push(task);
+        }
+        self.push_all(ripe.into_iter(), now, fx);
+        if self.pace.tick.is_some_and(|tick| now >= tick) {
+            self.tick(now, fx);
+        }
+        if now >= self.stall_at {
+            self.examine(now, rings);
+        }
+        let timer = self.timers.first_key_value().map_or(Moment::NEVER, |((first, _), _)| *first);
+        let tick = self.pace.tick.unwrap_or(Moment::NEVER);
+        let next = timer.min(tick).min(self.stall_at);
+        if !self.is_over() && (self.needing > 0 || self.admitting > 0) {
+            self.supervisor_idle = None;
+            return Some(next);
+        }
+        if self.is_over() {
+            return None;
+        }
+        if tick != Moment::NEVER {
+            self.supervisor_idle = None;
+            return Some(next);
+        }
+        let idle_since = *self.supervisor_idle.get_or_insert(now);
+        let until = idle_since.after(self.limits.keep_alive);
+        (now < until).then_some(next.min(until))
+    }
+
+    fn examine(&mut self, now: Moment, rings: &mut Vec<(usize, TaskId)>) {
+        self.stall_at = Moment::NEVER;
+        for (index, slot) in self.slots.iter().enumerate() {
+            let Some(held) = slot.hand.as_ref().and_then(|hand| hand.held.as_ref()) else { continue };
+            let (line, rang) = held.control.examine(now);
+            self.stall_at = self.stall_at.min(line);
+            if rang {
+                rings.push((index, held.control.id()));
+            }
+        }
+    }
+
+    pub(crate) fn supervisor_leaves(&mut self, fx: &mut Effects) {
+        self.supervisor = Helper::default();
+        self.supervisor_idle = None;
+        self.pace.tick = None;
+        fx.quiet = true;
+        fx.starts = true;
+    }
+
+    /// The supervisor's thread was granted. It does not leave before it has looked.
+    pub(crate) fn supervisor_lives(&mut self, now: Moment, fx: &mut Effects) {
+        self.supervisor.alive = true;
+        self.supervisor.starting = false;
+        self.supervisor_refused.over();
+        self.supervisor_idle = None;
+        if !self.queue.is_empty() {
+            self.arm(now, fx);
+        }
+        fx.starts = true;
+    }
+
+    /// The supervisor's thread was refused. What was to be left to its care goes to a worker at once.
+    pub(crate) fn supervisor_refused(&mut self, now: Moment, fx: &mut Effects) {
+        self.supervisor.starting = false;
+        self.supervisor_refused.again(now);
+        if self.coming() < self.queue.len() {
+            self.tell_or_start(now, fx);
+        }
+        fx.starts = true;
+        fx.quiet = true;
+    }
+
+    // -- the notifier -------------------------------------------------------------------------------------
+
+    /// Is the notifier to be started now?
+    pub(crate) fn wants_notifier(&mut self, now: Moment) -> bool {
+        let wants = !self.notifier.alive && !self.notifier.starting && now >= self.notifier_refused.until;
+        self.notifier.starting |= wants;
+        wants
+    }
+
+    pub(crate) fn notifier_lives(&mut self) {
+        self.notifier = Helper { alive: true, starting: false };
+        self.notifier_refused.over();
+    }
+
+    pub(crate) fn notifier_refused(&mut self, now: Moment, fx: &mut Effects) {
+        self.notifier.starting = false;
+        self.notifier_refused.again(now);
+        // The supervisor asks again; meanwhile a task that ends delivers its notices itself.
+        self.stall_at = self.stall_at.min(self.notifier_refused.until);
+        fx.supervisor = true;
+        fx.quiet = true;
+    }
+
+    /// Is there nothing left that a notice could come from?
+    pub(crate) fn notifier_may_leave(&self) -> bool {
+        self.watched == 0 || self.len() == 0
+    }
+
+    pub(crate) fn notifier_leaves(&mut self, fx: &mut Effects) {
+        self.notifier = Helper::default();
+        fx.quiet = true;
+    }
+
+    /// The attempt of `id` in `hand`, if it is still there.
+    pub(crate) fn holding(&self, hand: usize, id: TaskId) -> Option<(Arc<Record<'a, Meta>>, Arc<Control>)> {
+        let held = self.slots.get(hand)?.hand.as_ref()?.held.as_ref()?;
+        (held.control.id() == id).then(|| (Arc::clone(&held.record), Arc::clone(&held.control)))
+    }
+
+    /// The control of the task `id`, if some thread has it in hand.
+    pub(crate) fn control_of(&self, id: TaskId) -> Option<Arc<Control>> {
+        self.slots
+            .iter()
+            .filter_map(|slot| slot.hand.as_ref()?.held.as_ref())
+            .find(|held| held.control.id() == id)
+            .map(|held| Arc::clone(&held.control))
+    }
+
+    /// Is the task `id` in one of `hands`?
+    pub(crate) fn is_in_one_of(&self, hands: &[usize], id: TaskId) -> bool {
+        hands.iter().any(|&hand| {
+            let held = self.slots.get(hand).and_then(|slot| slot.hand.as_ref()?.held.as_ref());
+            held.is_some_and(|held| held.record.id() == id)
+        })
+    }
+
+    // -- listing and shutdown -----------------------------------------------------------------------------
+
+    /// All live tasks, oldest first.
+    pub(crate) fn tasks(&self, now: Moment) -> Vec<TaskInfo<'a, Meta>> {
+        let mut tasks = Vec::with_capacity(self.len());
+        tasks.extend(self.queue.iter().map(|task| waiting(task, Phase::Queued, now)));
+        tasks.extend(self.timers.values().map(|(task, _)| waiting(task, Phase::Delayed, now)));
+        tasks.extend(self.doomed.iter().map(|task| waiting(task, Phase::Queued, now)));
+        for hand in self.slots.iter().filter_map(|slot| slot.hand.as_ref()) {
+            tasks.extend(hand.held.as_ref().map(|held| in_hand(held, hand.thread.as_ref(), now)));
+        }
+        tasks.sort_unstable_by_key(TaskInfo::id);
+        tasks
+    }
+
+    /// A shutdown begins. Answers from where on `given_up` is its concern.
+    pub(crate) fn begin_shutdown(&mut self) -> usize {
+        self.shutdowns += 1;
+        self.given_up.len()
+    }
+
+    /// Gives up what no thread has in hand, and names it together with everything else that is live, and with
+    /// what other shutdowns gave up since this one began.
+    pub(crate) fn abandon(&mut self, since: usize, now: Moment, fx: &mut Effects) -> Vec<TaskInfo<'a, Meta>> {
+        let mut tasks = self.tasks(now);
+        let live: HashSet<TaskId> = tasks.iter().map(TaskInfo::id).collect();
+        tasks.extend(self.given_up[since..].iter().filter(|task| !live.contains(&task.id())).cloned());
+        tasks.sort_unstable_by_key(TaskInfo::id);
+        self.abandoned |= !live.is_empty();
+        let queued = self.queue.drain().map(|task| (task, Phase::Queued));
+        let delayed = std::mem::take(&mut self.timers).into_values().map(|(task, _)| (task, Phase::Delayed));
+        for (task, phase) in queued.chain(delayed) {
+            self.pending -= usize::from(task.record.attempt() == 0);
+            self.given_up.push(waiting(&task, phase, now));
+            self.doomed.push_back(task);
+        }
+        self.look_over(fx);
+        tasks
+    }
+
+    /// A task that somebody has in hand is to be ended as given up: other shutdowns under way are to name it.
+    fn note_given_up(&mut self, task: &Task<'a, Meta>, now: Moment) {
+        if self.shutdowns > 0 {
+            self.given_up.push(waiting(task, Phase::Queued, now));
+        }
+    }
+
+    /// Was anything given up since `since`?
+    pub(crate) fn gave_up(&self, since: usize) -> bool {
+        self.given_up.len() > since
+    }
+
+    /// A clone of each task that was given up and has not been ended, for the handles to be answered.
+    pub(crate) fn doomed(&self) -> Vec<Arc<Record<'a, Meta>>> {
+        self.doomed.iter().map(|task| Arc::clone(&task.record)).collect()
+    }
+
+    /// The next of them to be ended.
+    pub(crate) fn take_doomed(&mut self) -> Option<Task<'a, Meta>> {
+        self.doomed.pop_front()
+    }
+
+    /// A shutdown returns. What it returns owns tasks, and is dropped without the lock.
+    #[must_use]
+    pub(crate) fn end_shutdown(&mut self, named: bool, fx: &mut Effects) -> Vec<TaskInfo<'a, Meta>> {
+        self.shutdowns -= 1;
+        self.named |= named;
+        fx.quiet |= named;
+        if self.shutdowns == 0 { std::mem::take(&mut self.given_up) } else { Vec::new() }
+    }
+}
+
+/// What the count needs to know of a task that has ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    pub(crate) kind: Kind,
+    pub(crate) needs_supervisor: bool,
+    pub(crate) watched: bool,
+    pub(crate) tally: Tally,
+}
+
+fn waiting<'a, Meta>(task: &Task<'a, Meta>, phase: Phase, now: Moment) -> TaskInfo<'a, Meta> {
+    let sight = Sight {
+        phase,
+        age: now.since(task.record.accepted()),
+        running_for: Duration::ZERO,
+        attempt: task.record.attempt(),
+        thread: None,
+        progress: task.luggage.as_ref().and_then(|luggage| luggage.course.note.clone()),
+    };
+    TaskInfo { record: Arc::clone(&task.record), sight }
+}
+
+fn in_hand<'a, Meta>(held: &Held<'a, Meta>, thread: Option<&Arc<str>>, now: Moment) -> TaskInfo<'a, Meta> {
+    let running = if held.control.is_cancelling() { Phase::Cancelling } else { Phase::Running };
+    let sight = Sight {
+        phase: held.phase.unwrap_or(running),
+        age: now.since(held.record.accepted()),
+        running_for: held.control.running_for(),
+        attempt: held.record.attempt(),
+        // Only who runs it is named: a submitter that still has it in hand does not.
+        thread: thread.filter(|_| held.phase.is_none()).cloned(),
+        progress: held.control.note(),
+    };
+    TaskInfo { record: Arc::clone(&held.record), sight }
+}

@@ -1,0 +1,113 @@
+//! A worker's loop: take, run, finish.
+
+use super::lifecycle::{Desk, Turn};
+use super::state::{Effects, Expired, Next};
+use super::{Core, callout, drop_record};
+use crate::sync::Arc;
+
+/// The life of the worker of `hand`.
+pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>, hand: usize) {
+    let inside = callout::enter(core.identity(), hand);
+    let mut desk = Desk::new(core, hand);
+    let bell = await_grant(core, hand);
+    let mut turn = None;
+    loop {
+        let now = core.now();
+        let mut fx = Effects::default();
+        let mut state = core.lock();
+        // Ending the last task, waking who waits and taking the next task are one critical section.
+        let (done, control) = match turn.take() {
+            None => (None, None),
+            Some(Turn::Ended(record, ended)) => {
+                let control = state.finish(hand, &ended, &mut fx);
+                (Some(record), control)
+            }
+            Some(Turn::Paused { task, until, wait, tally }) => {
+                let record = Arc::clone(&task.record);
+                match state.pause(hand, task, until, wait, tally, now, &mut fx) {
+                    Ok(control) => (Some(record), control),
+                    Err((task, refusal)) => {
+                        drop(state);
+                        core.apply(fx);
+                        drop_record(core, Some(record));
+                        turn = Some(desk.refused(task, refusal));
+                        continue;
+                    }
+                }
+            }
+        };
+        drop(control);
+        desk.clear();
+        let next = state.next(hand, now, &mut fx);
+        match next {
+            Next::Take(mut task, order) => {
+                desk.begin(&mut state, &mut task, Some(order), None, now, &mut fx);
+                drop(state);
+                core.apply(fx);
+                drop_record(core, done);
+                turn = Some(desk.turn(task, order));
+            }
+            Next::Park(mut until) => {
+                drop(state);
+                core.apply(fx);
+                drop_record(core, done);
+                let mut state = core.lock();
+                while state.is_idle(hand) {
+                    let now = core.now();
+                    if now < until {
+                        bell.wait_until(&mut state, &core.root.clock, until);
+                        continue;
+                    }
+                    match state.expire(hand, now) {
+                        Expired::Stay(longer) => until = longer,
+                        Expired::Work => break,
+                        Expired::Leave => {
+                            drop(state);
+                            return leave(core, hand, desk, inside);
+                        }
+                    }
+                }
+            }
+            Next::Successor(successor) => {
+                drop(state);
+                core.apply(fx);
+                drop_record(core, done);
+                desk.forget_hooks();
+                let mut fx = Effects::default();
+                let (state, started) = core.start_worker(successor, Some(hand), &mut fx);
+                drop(state);
+                if started.is_ok() {
+                    drop(inside);
+                    return core.apply(fx);
+                }
+                core.apply(fx);
+            }
+            Next::Leave => {
+                drop(state);
+                core.apply(fx);
+                drop_record(core, done);
+                return leave(core, hand, desk, inside);
+            }
+        }
+    }
+}
+
+/// A thread is held until its starter has recorded that it was granted.
+fn await_grant<Meta>(core: &Core<'_, Meta>, hand: usize) -> Arc<crate::sync::Condvar> {
+    let mut state = core.lock();
+    let bell = state.bell(hand);
+    while state.is_starting(hand) {
+        bell.wait(&mut state);
+    }
+    bell
+}
+
+/// The hooks it knows are dropped before it leaves; that it leaves is the last thing it does under the lock.
+fn leave<Meta>(core: &Arc<Core<'_, Meta>>, hand: usize, mut desk: Desk<'_, Meta>, inside: callout::Inside) {
+    desk.forget_hooks();
+    drop(desk);
+    let mut fx = Effects::default();
+    core.lock().leave(hand, &mut fx);
+    drop(inside);
+    core.apply(fx);
+}

@@ -1,0 +1,152 @@
+//! The seam to the operating system: locks, condition variables and atomics.
+//!
+//! Everything in this crate that waits or synchronizes goes through this file, so that a model checker can
+//! take its place. Debug builds also count the guards that a thread holds: every call-out asserts that there
+//! are none ([`assert_unlocked`]).
+
+use std::cell::Cell;
+use std::time::Duration;
+
+pub(crate) use std::sync::Arc;
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use crate::clock::{Clock, Moment};
+
+thread_local! {
+    static HELD: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Promise 5: no lock of ours is held while the user's code runs.
+#[inline]
+pub(crate) fn assert_unlocked() {
+    debug_assert_eq!(HELD.get(), 0, "a lock of inflight's is held while the user's code runs");
+}
+
+/// Counts one guard of this thread; a zero-sized nothing in release builds.
+struct Held;
+
+impl Held {
+    #[inline]
+    fn new() -> Self {
+        if cfg!(debug_assertions) {
+            HELD.set(HELD.get() + 1);
+        }
+        Held
+    }
+}
+
+impl Drop for Held {
+    #[inline]
+    fn drop(&mut self) {
+        if cfg!(debug_assertions) {
+            HELD.set(HELD.get() - 1);
+        }
+    }
+}
+
+/// A mutex that no panic poisons.
+pub(crate) struct Mutex<T>(parking_lot::Mutex<T>);
+
+pub(crate) struct Guard<'a, T> {
+    guard: parking_lot::MutexGuard<'a, T>,
+    _held: Held,
+}
+
+impl<T> Mutex<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Mutex(parking_lot::Mutex::new(value))
+    }
+
+    #[inline]
+    pub(crate) fn lock(&self) -> Guard<'_, T> {
+        Guard { guard: self.0.lock(), _held: Held::new() }
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.0.get_mut()
+    }
+}
+
+impl<T> Mutex<Option<T>> {
+    /// Takes the value out for `code`, which runs without the lock, and puts it back, also if that panics.
+    ///
+    /// For values that one thread at a time has the right to: a second taker finds nothing.
+    pub(crate) fn lend<R>(&self, code: impl FnOnce(&mut T) -> R) -> R {
+        let mut loan = Loan { home: self, value: self.lock().take() };
+        code(loan.value.as_mut().expect("whoever has a task in hand is alone with it"))
+    }
+}
+
+struct Loan<'m, T> {
+    home: &'m Mutex<Option<T>>,
+    value: Option<T>,
+}
+
+impl<T> Drop for Loan<'_, T> {
+    fn drop(&mut self) {
+        *self.home.lock() = self.value.take();
+    }
+}
+
+impl<T: Default> Default for Mutex<T> {
+    fn default() -> Self {
+        Mutex::new(T::default())
+    }
+}
+
+impl<T> std::ops::Deref for Guard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.guard
+    }
+}
+
+impl<T> std::ops::DerefMut for Guard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.guard
+    }
+}
+
+/// How often a waiter looks again at a clock that a test advances.
+const MANUAL_POLL: Duration = Duration::from_millis(1);
+
+/// A condition variable whose timed wait follows the manager's [`Clock`].
+///
+/// Every wait may return spuriously: its caller holds the condition and asks again.
+#[derive(Default)]
+pub(crate) struct Condvar(parking_lot::Condvar);
+
+impl Condvar {
+    #[inline]
+    pub(crate) fn wait<T>(&self, guard: &mut Guard<'_, T>) {
+        self.0.wait(&mut guard.guard);
+    }
+
+    /// Waits until `until` at the latest.
+    pub(crate) fn wait_until<T>(&self, guard: &mut Guard<'_, T>, clock: &Clock, until: Moment) {
+        if until == Moment::NEVER {
+            return self.wait(guard);
+        }
+        if clock.is_manual() {
+            self.0.wait_for(&mut guard.guard, MANUAL_POLL);
+        } else if let Some(instant) = clock.instant(until) {
+            self.0.wait_until(&mut guard.guard, instant);
+        } else {
+            self.wait(guard);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
+    #[inline]
+    pub(crate) fn notify_all(&self) {
+        self.0.notify_all();
+    }
+}
