@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+pub(crate) use crossbeam_utils::{Backoff, CachePadded};
 pub(crate) use std::sync::Arc;
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 

@@ -28,7 +28,7 @@ use crate::error::{TaskError, Unfinished};
 use crate::hooks::Shelf;
 use crate::info::{Stats, TaskInfo};
 use crate::retry::Retry;
-use crate::sync::{Arc, AtomicU64, Condvar, Guard, Mutex, Ordering};
+use crate::sync::{Arc, AtomicU64, CachePadded, Condvar, Guard, Mutex, Ordering};
 use crate::task::{Kind, Record, Task, TaskId};
 
 /// What the builder has settled.
@@ -75,7 +75,8 @@ pub(crate) type Spawner<'a, Meta> =
 const LOOK_AROUND: u64 = 64;
 
 pub(crate) struct Core<'a, Meta> {
-    state: Mutex<State<'a, Meta>>,
+    /// Alone on its cache lines: everybody writes here.
+    state: CachePadded<Mutex<State<'a, Meta>>>,
     pub(crate) root: Arc<Root>,
     pub(crate) shelf: Shelf<'a, Meta>,
     config: Config,
@@ -100,7 +101,7 @@ pub(crate) struct Core<'a, Meta> {
 impl<'a, Meta> Core<'a, Meta> {
     pub(crate) fn new(config: Config, clock: Clock, spawner: Spawner<'a, Meta>) -> Arc<Self> {
         Arc::new(Core {
-            state: Mutex::new(State::new(config.limits)),
+            state: CachePadded::new(Mutex::new(State::new(config.limits))),
             root: Arc::new(Root::new(clock)),
             shelf: Shelf::default(),
             config,

@@ -20,8 +20,8 @@
 //!
 //! - `once + loops` = tasks in all places.
 //! - `pending` = those of them that have not started and that nobody has taken to end them.
-//! - `threads` = workers' hands that are granted = fresh + awake + idle + told.
-//! - `coming` = starting + fresh + told: threads that are on their way to the queue.
+//! - `threads` = workers' hands that are granted = fresh + awake + lingering + idle + told.
+//! - `coming` = starting + fresh + lingering + told: threads that are on their way to the queue.
 //!
 //! # Why no wake-up is lost
 //!
@@ -37,7 +37,7 @@ use super::queue::Queue;
 use crate::clock::Moment;
 use crate::context::Control;
 use crate::info::{Phase, Sight, Stats, TaskInfo};
-use crate::sync::{Arc, Condvar};
+use crate::sync::{Arc, AtomicBool, Condvar, Ordering};
 use crate::task::{Kind, Record, Task, TaskId};
 
 /// A queue that was looked at this recently is left to the workers that are awake.
@@ -45,6 +45,11 @@ use crate::task::{Kind, Record, Task, TaskId};
 /// A worker that turns over tiny tasks looks every microsecond or so, one with tasks of 10 µs every ten; waking
 /// another costs the submitter some 5 µs, and both of them the shared lock from then on.
 const RECENT: Duration = Duration::from_micros(20);
+
+/// How many workers are called for at a time before the rest of a burst is left to them, and for how long they
+/// may take to come: a wake-up takes some 50 µs where the cores are busy.
+const ENOUGH_CALLED: usize = 2;
+const CALL: Duration = Duration::from_micros(100);
 
 /// How often the supervisor looks at a backlog that was left to the workers that are awake.
 pub(crate) const TICK: Duration = Duration::from_micros(500);
@@ -97,6 +102,8 @@ enum Seat {
     Fresh,
     /// At work, or about to look at the queue.
     Awake,
+    /// Found the queue empty, and looks at it for some microseconds more before it goes idle.
+    Lingering,
     /// Waits on its bell.
     Idle,
     /// Was idle, and holds the token that sends it to the queue.
@@ -110,6 +117,8 @@ struct Hand<'a, Meta> {
     seat: Seat,
     /// Has taken a task before.
     worked: bool,
+    /// Has lingered since it last took one.
+    lingered: bool,
     /// The tick in which it last took one.
     beat: u64,
     thread: Option<Arc<str>>,
@@ -155,6 +164,8 @@ pub(crate) enum Order {
 /// What a worker does next.
 pub(crate) enum Next<'a, Meta> {
     Take(Task<'a, Meta>, Order),
+    /// Look at the hint for some microseconds, then ask again.
+    Linger,
     /// Wait for the token, until this moment at the latest.
     Park(Moment),
     /// Start the thread of this hand in its stead.
@@ -280,6 +291,8 @@ struct Pace {
     /// Ticks in a row without a backlog.
     calm: u32,
     last_take: Option<Moment>,
+    /// When a worker was last told to come, or started.
+    last_call: Option<Moment>,
 }
 
 pub(crate) struct State<'a, Meta> {
@@ -327,7 +340,10 @@ pub(crate) struct State<'a, Meta> {
     threads: usize,
     starting: usize,
     fresh: usize,
+    lingering: usize,
     told: usize,
+    /// Tells those that linger that there is something to look at.
+    hint: Arc<AtomicBool>,
     /// Idle workers; the one that went idle last is woken first, so that the surplus ages.
     idle: Vec<usize>,
     /// The idle worker that stays because it is the last and tasks are live.
@@ -381,7 +397,9 @@ impl<'a, Meta> State<'a, Meta> {
             threads: 0,
             starting: 0,
             fresh: 0,
+            lingering: 0,
             told: 0,
+            hint: Arc::default(),
             idle: Vec::new(),
             keeper: None,
             peak_threads: 0,
@@ -460,7 +478,7 @@ impl<'a, Meta> State<'a, Meta> {
     }
 
     fn coming(&self) -> usize {
-        self.starting + self.fresh + self.told
+        self.starting + self.fresh + self.lingering + self.told
     }
 
     /// Nothing is to come: threads leave at once.
@@ -529,6 +547,7 @@ impl<'a, Meta> State<'a, Meta> {
             return;
         }
         while self.tell(fx) {}
+        self.hint.store(true, Ordering::Release);
         fx.supervisor = true;
         fx.dismiss = true;
         fx.ended |= self.len() == 0;
@@ -638,6 +657,9 @@ impl<'a, Meta> State<'a, Meta> {
             task.record.job.placed(place);
             task
         });
+        if self.lingering > 0 {
+            self.hint.store(true, Ordering::Release);
+        }
     }
 
     fn wait_until(&mut self, until: Moment, task: Task<'a, Meta>, wait: Wait, fx: &mut Effects) {
@@ -708,10 +730,7 @@ impl<'a, Meta> State<'a, Meta> {
         if !growable {
             return;
         }
-        let at_work = self.threads - self.idle.len() - self.told - self.fresh;
-        let others = at_work.saturating_sub(usize::from(by_worker));
-        let recent = self.pace.last_take.is_some_and(|last| now.since(last) <= RECENT);
-        if self.limits.may_leave && others > 0 && recent {
+        if self.limits.may_leave && self.is_in_flow(now, by_worker) {
             if self.supervisor.alive {
                 return self.arm(now, fx);
             }
@@ -720,6 +739,17 @@ impl<'a, Meta> State<'a, Meta> {
             }
         }
         self.tell_or_start(now, fx);
+    }
+
+    /// Is the queue about to be looked at by workers that are awake, or on their way to it?
+    fn is_in_flow(&self, now: Moment, by_worker: bool) -> bool {
+        let recent = |moment: Option<Moment>, span| moment.is_some_and(|moment| now.since(moment) <= span);
+        let at_work = self.threads - self.idle.len() - self.told - self.fresh - self.lingering;
+        // A submitter that is a worker looks at nothing while it submits.
+        let others = at_work.saturating_sub(usize::from(by_worker)) + self.lingering;
+        let on_their_way = self.coming() - self.lingering;
+        (others > 0 && recent(self.pace.last_take, RECENT))
+            || (on_their_way >= ENOUGH_CALLED && recent(self.pace.last_call, CALL))
     }
 
     /// Asks for the supervisor for the sake of growth, unless it was refused a moment ago. What the submitter
@@ -733,10 +763,11 @@ impl<'a, Meta> State<'a, Meta> {
     }
 
     fn tell_or_start(&mut self, now: Moment, fx: &mut Effects) {
-        if self.tell(fx) || self.threads + self.starting >= self.limits.max_threads {
-            return;
-        }
-        if self.can_start(now) {
+        if self.tell(fx) {
+            self.pace.last_call = Some(now);
+        } else if self.threads + self.starting >= self.limits.max_threads {
+        } else if self.can_start(now) {
+            self.pace.last_call = Some(now);
             let hand = self.reserve();
             fx.start.push(hand);
         } else if self.supervisor.alive {
@@ -822,7 +853,7 @@ impl<'a, Meta> State<'a, Meta> {
     }
 
     fn sit(&mut self, seat: Seat) -> usize {
-        let hand = Hand { seat, worked: false, beat: 0, thread: None, held: None };
+        let hand = Hand { seat, worked: false, lingered: false, beat: 0, thread: None, held: None };
         if let Some(index) = self.free.pop() {
             self.slots[index].hand = Some(hand);
             index
@@ -921,6 +952,7 @@ impl<'a, Meta> State<'a, Meta> {
         match std::mem::replace(&mut self.hand_mut(hand).seat, Seat::Awake) {
             Seat::Fresh => self.fresh -= 1,
             Seat::Told => self.told -= 1,
+            Seat::Lingering => self.lingering -= 1,
             _ => {}
         }
         if self.limits.policy == Policy::ThreadPerTask && self.hand(hand).worked && !self.queue.is_empty() {
@@ -945,7 +977,20 @@ impl<'a, Meta> State<'a, Meta> {
         if self.is_over() || (done && !self.is_last()) {
             return Next::Leave;
         }
+        if self.lingering == 0 && self.limits.policy == Policy::Elastic && !self.hand(hand).lingered {
+            // One is enough to spare the next submitter a wake-up.
+            let seat = self.hand_mut(hand);
+            seat.lingered = true;
+            seat.seat = Seat::Lingering;
+            self.lingering += 1;
+            self.hint.store(false, Ordering::Relaxed);
+            return Next::Linger;
+        }
         Next::Park(self.park(hand, now))
+    }
+
+    pub(crate) fn hint(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.hint)
     }
 
     /// Is this the last thread, while there is something live that a thread may yet be needed for?
@@ -1011,6 +1056,7 @@ impl<'a, Meta> State<'a, Meta> {
         let beat = self.pace.beat;
         let taker = self.hand_mut(hand);
         taker.worked = true;
+        taker.lingered = false;
         if taker.beat != beat {
             taker.beat = beat;
             self.pace.takers += 1;

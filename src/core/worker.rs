@@ -3,13 +3,16 @@
 use super::lifecycle::{Desk, Turn};
 use super::state::{Effects, Expired, Next};
 use super::{Core, callout, drop_record};
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicBool, Backoff, Condvar, Ordering};
+
+/// How often a worker that lingers looks: it spins for 2 µs, then yields its core between looks.
+const LINGER: u32 = 40;
 
 /// The life of the worker of `hand`.
 pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>, hand: usize) {
     let inside = callout::enter(core.identity(), hand);
     let mut desk = Desk::new(core, hand);
-    let bell = await_grant(core, hand);
+    let (bell, hint) = await_grant(core, hand);
     let mut turn = None;
     loop {
         let now = core.now();
@@ -46,6 +49,12 @@ pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>, hand: usize) {
                 core.apply(fx);
                 drop_record(core, done);
                 turn = Some(desk.turn(task, order));
+            }
+            Next::Linger => {
+                drop(state);
+                core.apply(fx);
+                drop_record(core, done);
+                linger(&hint);
             }
             Next::Park(mut until) => {
                 drop(state);
@@ -93,13 +102,24 @@ pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>, hand: usize) {
 }
 
 /// A thread is held until its starter has recorded that it was granted.
-fn await_grant<Meta>(core: &Core<'_, Meta>, hand: usize) -> Arc<crate::sync::Condvar> {
+fn await_grant<Meta>(core: &Core<'_, Meta>, hand: usize) -> (Arc<Condvar>, Arc<AtomicBool>) {
     let mut state = core.lock();
     let bell = state.bell(hand);
     while state.is_starting(hand) {
         bell.wait(&mut state);
     }
-    bell
+    (bell, state.hint())
+}
+
+/// Waits for the hint for some 20 µs: about what a wake-up costs those who would have to give and to take it.
+fn linger(hint: &AtomicBool) {
+    let backoff = Backoff::new();
+    for _ in 0..LINGER {
+        if hint.load(Ordering::Acquire) {
+            return;
+        }
+        backoff.snooze();
+    }
 }
 
 /// The hooks it knows are dropped before it leaves; that it leaves is the last thing it does under the lock.
