@@ -15,7 +15,7 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::{Duration, Instant};
 
 use crate::clock::{Clock, Moment};
-use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU64, Condvar, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU32, AtomicU64, Condvar, Mutex, Ordering};
 use crate::task::TaskId;
 
 /// What a task, and every hook, is given: values, cancellation, deadlines, and which attempt this is.
@@ -266,7 +266,7 @@ impl Context {
     /// ```
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.control.as_ref().map_or(0, |control| control.attempt.attempt)
+        self.control.as_ref().map_or(0, |control| control.attempt())
     }
 
     /// The task that this context belongs to.
@@ -276,7 +276,7 @@ impl Context {
     /// ```
     #[must_use]
     pub fn task_id(&self) -> Option<TaskId> {
-        self.control.as_ref().map(|control| control.attempt.id)
+        self.control.as_ref().map(|control| control.id())
     }
 
     /// How long the task had been due when this attempt began: its time in the queue, in which delays and
@@ -288,7 +288,7 @@ impl Context {
     /// ```
     #[must_use]
     pub fn queued_for(&self) -> Duration {
-        self.control.as_ref().map_or(Duration::ZERO, |control| control.attempt.queued_for)
+        self.control.as_ref().map_or(Duration::ZERO, |control| control.queued_for())
     }
 
     /// How long this attempt has been running; in the hooks that follow it, how long it ran.
@@ -346,7 +346,7 @@ impl Context {
 
     /// The earliest moment at which this context cancels itself.
     fn own_line(&self) -> Moment {
-        let timeout = self.control.as_ref().map_or(Moment::NEVER, |control| control.attempt.timeout_at);
+        let timeout = self.control.as_ref().map_or(Moment::NEVER, |control| control.timeout_at());
         self.derived_chain().map(|derived| derived.until).fold(timeout, Moment::min)
     }
 
@@ -575,24 +575,10 @@ impl Root {
 #[derive(Clone, Copy)]
 pub(crate) struct Attempt {
     pub(crate) id: TaskId,
-    /// The hand that holds the task: the notifier finds it there.
-    pub(crate) hand: usize,
     pub(crate) attempt: u32,
     pub(crate) queued_for: Duration,
     pub(crate) started: Moment,
     pub(crate) timeout_at: Moment,
-}
-
-impl Attempt {
-    /// For a control that no attempt uses yet.
-    pub(crate) const NONE: Attempt = Attempt {
-        id: TaskId(0),
-        hand: usize::MAX,
-        attempt: 0,
-        queued_for: Duration::ZERO,
-        started: Moment::START,
-        timeout_at: Moment::NEVER,
-    };
 }
 
 /// Why an attempt's context is cancelled.
@@ -608,66 +594,104 @@ const ANSWERED_TIMED_OUT: u8 = 2;
 
 /// Control data of one attempt. A worker uses its own again, for the next task, while no clone of a context
 /// is left that shares it; so an allocation per task is saved.
+///
+/// The numbers are atomic only because two own it, the worker and the state, while it is made as new; nobody
+/// else reads them then.
 pub(crate) struct Control {
     pub(crate) root: Arc<Root>,
-    attempt: Attempt,
+    /// The hand that holds the task: the notifier finds it there.
+    hand: usize,
+    id: AtomicU64,
+    attempt: AtomicU32,
+    queued_for: AtomicU64,
+    started: AtomicU64,
+    timeout_at: AtomicU64,
     line: Line,
     /// The attempt is over: whoever still holds a clone of its context is told to stop.
     over: AtomicBool,
     /// `UNANSWERED`, or the cause that `check` or `sleep` first answered with.
     answered: AtomicU8,
-    /// How long the attempt ran, in nanoseconds; `NEVER` until it has ended.
+    /// `RUNNING`, `ENDED`, or how long the attempt ran, in nanoseconds.
     ran: AtomicU64,
-    /// `Pulse::watch` is there.
-    watched: bool,
+    /// `Pulse::watch`, and `Pulse::note`, are there.
+    watched: AtomicBool,
+    noted: AtomicBool,
     pulse: Mutex<Pulse>,
     /// Signals that `Pulse::delivering` is over.
     delivered: Condvar,
 }
 
+const RUNNING: u64 = u64::MAX;
+/// It has ended, and nobody has asked yet how long it ran.
+const ENDED: u64 = u64::MAX - 1;
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).min(ENDED - 1)
+}
+
 impl Control {
-    pub(crate) fn new(root: Arc<Root>, attempt: Attempt) -> Self {
+    pub(crate) fn new(root: Arc<Root>, hand: usize) -> Self {
         Control {
             root,
-            attempt,
+            hand,
+            id: AtomicU64::new(0),
+            attempt: AtomicU32::new(0),
+            queued_for: AtomicU64::new(0),
+            started: AtomicU64::new(0),
+            timeout_at: AtomicU64::new(Moment::NEVER.0),
             line: Line::default(),
             over: AtomicBool::new(false),
             answered: AtomicU8::new(UNANSWERED),
-            ran: AtomicU64::new(Moment::NEVER.0),
-            watched: false,
+            ran: AtomicU64::new(RUNNING),
+            watched: AtomicBool::new(false),
+            noted: AtomicBool::new(false),
             pulse: Mutex::default(),
             delivered: Condvar::default(),
         }
     }
 
-    /// Makes it as new, for another attempt.
+    /// Makes it as new, for another attempt. No context that shares it is left.
     #[inline]
-    pub(crate) fn reset(&mut self, attempt: Attempt) {
-        self.attempt = attempt;
-        *self.line.cancelled.get_mut() = false;
-        *self.over.get_mut() = false;
-        *self.answered.get_mut() = UNANSWERED;
-        *self.ran.get_mut() = Moment::NEVER.0;
-        self.watched = false;
-        let pulse = self.pulse.get_mut();
-        if pulse.note.is_some() || pulse.watch.is_some() {
-            *pulse = Pulse::default();
-        }
+    pub(crate) fn reset(&self, attempt: Attempt) {
+        self.id.store(attempt.id.0, Ordering::Relaxed);
+        self.attempt.store(attempt.attempt, Ordering::Relaxed);
+        self.queued_for.store(nanos(attempt.queued_for), Ordering::Relaxed);
+        self.started.store(attempt.started.0, Ordering::Relaxed);
+        self.timeout_at.store(attempt.timeout_at.0, Ordering::Relaxed);
+        self.line.cancelled.store(false, Ordering::Relaxed);
+        self.over.store(false, Ordering::Relaxed);
+        self.answered.store(UNANSWERED, Ordering::Relaxed);
+        self.ran.store(RUNNING, Ordering::Relaxed);
+    }
+
+    pub(crate) fn attempt(&self) -> u32 {
+        self.attempt.load(Ordering::Relaxed)
+    }
+
+    fn queued_for(&self) -> Duration {
+        Duration::from_nanos(self.queued_for.load(Ordering::Relaxed))
+    }
+
+    fn started(&self) -> Moment {
+        Moment(self.started.load(Ordering::Relaxed))
+    }
+
+    fn timeout_at(&self) -> Moment {
+        Moment(self.timeout_at.load(Ordering::Relaxed))
     }
 
     pub(crate) fn id(&self) -> TaskId {
-        self.attempt.id
+        TaskId(self.id.load(Ordering::Relaxed))
     }
 
     /// Why the attempt counts as cancelled by now, if it does.
     pub(crate) fn cause(&self) -> Option<Cause> {
         if self.line.is_cancelled() || self.root.is_cancelled() || self.over.load(Ordering::Acquire) {
             Some(Cause::Cancelled)
-        } else if self.attempt.timeout_at != Moment::NEVER && self.root.clock.now() >= self.attempt.timeout_at
-        {
-            Some(Cause::TimedOut)
         } else {
-            None
+            let timeout_at = self.timeout_at();
+            let passed = timeout_at != Moment::NEVER && self.root.clock.now() >= timeout_at;
+            passed.then_some(Cause::TimedOut)
         }
     }
 
@@ -702,10 +726,12 @@ impl Control {
         self.cause().is_some()
     }
 
-    /// The attempt has ended at `now`; its hooks are still to come.
-    pub(crate) fn ended(&self, now: Moment) {
-        let ran = now.since(self.attempt.started).as_nanos();
-        self.ran.store(u64::try_from(ran).unwrap_or(u64::MAX - 1), Ordering::Release);
+    /// The attempt has ended; its hooks are still to come. `now`, if that is known: otherwise the first of them
+    /// to ask how long it ran reads the clock.
+    #[inline]
+    pub(crate) fn ended(&self, now: Option<Moment>) {
+        let ran = now.map_or(ENDED, |now| nanos(now.since(self.started())));
+        self.ran.store(ran, Ordering::Relaxed);
     }
 
     /// The attempt's hooks have returned: clones of its context count as cancelled from here on.
@@ -715,51 +741,67 @@ impl Control {
     }
 
     pub(crate) fn running_for(&self) -> Duration {
-        let ran = Moment(self.ran.load(Ordering::Acquire));
-        if self.attempt.attempt == 0 {
-            Duration::ZERO
-        } else if ran == Moment::NEVER {
-            self.root.clock.now().since(self.attempt.started)
-        } else {
-            Duration::from_nanos(ran.0)
+        if self.attempt() == 0 {
+            return Duration::ZERO;
         }
+        let ran = self.ran.load(Ordering::Relaxed);
+        if ran < ENDED {
+            return Duration::from_nanos(ran);
+        }
+        let so_far = self.root.clock.now().since(self.started());
+        if ran == ENDED {
+            // Whoever asks next is told the same.
+            let _ = self.ran.compare_exchange(ENDED, nanos(so_far), Ordering::Relaxed, Ordering::Relaxed);
+        }
+        so_far
     }
 
     // -- signs of life ------------------------------------------------------------------------------------
 
-    /// The attempt is to be reported once it has given no sign of life for `after`.
-    pub(crate) fn watch(&mut self, after: Duration, values: Values) {
-        let since = self.attempt.started;
-        self.watched = true;
-        let outbox = VecDeque::new();
-        self.pulse.get_mut().watch = Some(Watch { after, since, hung: false, outbox, values });
+    /// Takes over what the last attempt has noted, and, with `watch`, is to be reported once the attempt has
+    /// given no sign of life for so long. The values are for the hooks to see.
+    pub(crate) fn observe(&self, note: Option<Cow<'static, str>>, watch: Option<(Duration, Values)>) {
+        let watch = watch.map(|(after, values)| Watch {
+            after,
+            since: self.started(),
+            hung: false,
+            ended: false,
+            outbox: VecDeque::new(),
+            values,
+        });
+        self.watched.store(watch.is_some(), Ordering::Relaxed);
+        self.noted.store(note.is_some(), Ordering::Relaxed);
+        *self.pulse.lock() = Pulse { note, watch, delivering: false };
     }
 
-    /// Takes back the values that the notifier was to show to the hooks.
-    pub(crate) fn take_values(&self) -> Values {
-        self.pulse.lock().watch.as_mut().map(|watch| std::mem::take(&mut watch.values)).unwrap_or_default()
+    /// Is there anything of an earlier attempt left in it?
+    pub(crate) fn is_observed(&self) -> bool {
+        self.noted.load(Ordering::Relaxed) || self.is_watched()
+    }
+
+    /// Takes back the note, and the values that the notifier was to show to the hooks.
+    pub(crate) fn observed(&self) -> (Option<Cow<'static, str>>, Values) {
+        let mut pulse = self.pulse.lock();
+        let values = pulse.watch.as_mut().map(|watch| std::mem::take(&mut watch.values));
+        (pulse.note.take(), values.unwrap_or_default())
     }
 
     pub(crate) fn note(&self) -> Option<Cow<'static, str>> {
+        if !self.noted.load(Ordering::Relaxed) {
+            return None;
+        }
         self.pulse.lock().note.clone()
-    }
-
-    pub(crate) fn take_note(&self) -> Option<Cow<'static, str>> {
-        self.pulse.lock().note.take()
-    }
-
-    pub(crate) fn put_note(&mut self, note: Option<Cow<'static, str>>) {
-        self.pulse.get_mut().note = note;
     }
 
     fn progress(&self, note: Cow<'static, str>) {
         let mut pulse = self.pulse.lock();
         pulse.note = Some(note);
+        self.noted.store(true, Ordering::Relaxed);
         if let Some(watch) = &mut pulse.watch {
             let rings = watch.sign_of_life(self.root.clock.now());
             drop(pulse);
             if rings {
-                self.root.bell.ring(self.attempt.hand, self.attempt.id);
+                self.root.bell.ring(self.hand, self.id());
             }
         }
     }
@@ -768,7 +810,7 @@ impl Control {
     ///
     /// The second value says whether there is a notice to deliver.
     pub(crate) fn examine(&self, now: Moment) -> (Moment, bool) {
-        if !self.watched {
+        if !self.is_watched() {
             return (Moment::NEVER, false);
         }
         self.pulse.lock().watch.as_mut().map_or((Moment::NEVER, false), |watch| watch.examine(now))
@@ -776,22 +818,18 @@ impl Control {
 
     /// The attempt has ended: no stall is reported from here on, and a stall that was is over.
     pub(crate) fn unwatch(&self, now: Moment) {
-        if !self.watched {
+        if !self.is_watched() {
             return;
         }
         if let Some(watch) = &mut self.pulse.lock().watch {
             watch.sign_of_life(now);
-            watch.after = Duration::MAX;
+            watch.ended = true;
         }
     }
 
     #[inline]
     pub(crate) fn is_watched(&self) -> bool {
-        self.watched
-    }
-
-    pub(crate) fn attempt_number(&self) -> u32 {
-        self.attempt.attempt
+        self.watched.load(Ordering::Relaxed)
     }
 
     /// Takes the oldest notice to deliver it; who does must say so with [`Control::notice_delivered`].
@@ -838,6 +876,8 @@ struct Watch {
     since: Moment,
     /// It has been reported as stalled since then.
     hung: bool,
+    /// The attempt has ended.
+    ended: bool,
     outbox: VecDeque<Notice>,
     /// What the task's context carries, for the hooks.
     values: Values,
@@ -859,7 +899,7 @@ impl Watch {
         if self.hung {
             // A sign of life in the meantime starts the watch anew, and nobody wakes the supervisor for it.
             (now.after(self.after.max(HUNG_POLL)), false)
-        } else if line == Moment::NEVER || now < line {
+        } else if self.ended || line == Moment::NEVER || now < line {
             (line, false)
         } else {
             self.hung = true;

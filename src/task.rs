@@ -306,13 +306,13 @@ impl<'a, Meta> Task<'a, Meta> {
         let started = clock.now();
         let attempt = Attempt {
             id: record.id(),
-            hand: usize::MAX,
             attempt: 1,
             queued_for: Duration::ZERO,
             started,
             timeout_at: luggage.timeout.map_or(Moment::NEVER, |timeout| started.after(timeout)),
         };
-        let control = Arc::new(Control::new(Arc::new(Root::new(clock)), attempt));
+        let control = Arc::new(Control::new(Arc::new(Root::new(clock)), usize::MAX));
+        control.reset(attempt);
         let cx = Context::of(Arc::clone(&control), luggage.values.clone());
         let outcome = lifecycle::outcome(&control, unwind::catch(|| record.job.run(&cx)));
         // The panic of a drop has no hook_panics to be counted in: nobody's manager ran this.

@@ -10,7 +10,7 @@ use super::Core;
 use super::state::{Effects, Ended, Order, Refusal, State, Tally, Wait};
 use super::unwind::{self, Panic};
 use crate::clock::Moment;
-use crate::context::{Attempt, Cause, Context, Control, Notice};
+use crate::context::{Attempt, Cause, Context, Control, Notice, Values};
 use crate::error::{BoxError, TaskError};
 use crate::hooks::{Copy, Guards, Hooks, call_each};
 use crate::info::Phase;
@@ -58,7 +58,8 @@ pub(crate) struct Desk<'a, Meta> {
 
 impl<'a, Meta> Desk<'a, Meta> {
     pub(crate) fn new(core: &Arc<Core<'a, Meta>>, hand: usize) -> Self {
-        let cx = Context::of(fresh_control(core), crate::context::Values::default());
+        let control = Arc::new(Control::new(Arc::clone(&core.root), hand));
+        let cx = Context::of(control, Values::default());
         Desk { core: Arc::clone(core), hand, cx, hooks: Copy::default() }
     }
 
@@ -80,7 +81,6 @@ impl<'a, Meta> Desk<'a, Meta> {
         let runs = order == Some(Order::Run);
         let mut attempt = Attempt {
             id: task.record.id(),
-            hand: self.hand,
             attempt: task.record.attempt(),
             queued_for: now.since(task.record.due()),
             started: now,
@@ -105,26 +105,23 @@ impl<'a, Meta> Desk<'a, Meta> {
         if runs {
             task.record.set_attempt(attempt.attempt);
         }
-        let control = Arc::get_mut(self.cx.control.as_mut().expect("a desk's context has a control"))
-            .expect("a desk's control is its own between two turns: see `clear`");
+        // It is this desk's and the state's; a clone of the context would make it three.
+        let mut control = self.control();
+        if Arc::strong_count(control) > 2 {
+            // Somebody has kept one from the last attempt, and keeps the control with it.
+            control.finish();
+            self.cx.control = Some(Arc::new(Control::new(Arc::clone(&self.core.root), self.hand)));
+            control = self.control();
+            state.sit_down(self.hand, Arc::clone(control));
+        }
         control.reset(attempt);
-        control.put_note(note);
-        if let (Some(after), Some(luggage)) = (watch, &task.luggage) {
-            control.watch(after, luggage.values.clone());
+        if let Some(luggage) = &task.luggage {
+            control.observe(note, watch.map(|after| (after, luggage.values.clone())));
+        } else if control.is_observed() {
+            control.observe(None, None);
         }
         let line = watch.map_or(Moment::NEVER, |after| now.after(after));
-        let (record, control) = (Arc::clone(&task.record), Arc::clone(self.control()));
-        state.hold(self.hand, record, control, phase, line, fx);
-    }
-
-    /// After the state has let go of the control: makes it this desk's own again.
-    pub(crate) fn clear(&mut self) {
-        let control = self.cx.control.as_mut().expect("a desk's context has a control");
-        if Arc::get_mut(control).is_none() {
-            // Somebody keeps a clone of the context: it is told to stop, and keeps the control.
-            control.finish();
-            *control = fresh_control(&self.core);
-        }
+        state.hold(self.hand, Arc::clone(&task.record), phase, line, fx);
     }
 
     /// Drops this desk's copy of the hooks.
@@ -158,13 +155,45 @@ impl<'a, Meta> Desk<'a, Meta> {
             Refusal::Ends => self.end(task, failure),
             Refusal::Abandoned => {
                 self.call_out(|| drop(failure));
+                self.end_context();
                 self.end(task, Some(TaskError::Abandoned))
             }
         }
     }
 
+    /// Runs the closure, and says what became of it.
+    fn run(&self, record: &Record<'a, Meta>) -> Result<Result<(), BoxError>, Panic> {
+        unwind::catch(|| record.job.run(&self.cx))
+    }
+
+    fn outcome(&self, result: Result<Result<(), BoxError>, Panic>) -> Result<(), TaskError> {
+        if matches!(result, Ok(Ok(()))) {
+            return Ok(());
+        }
+        let badly = result.as_ref().is_err_and(|panic| panic.again);
+        self.core.count_panics(u64::from(badly));
+        outcome(self.control(), result)
+    }
+
+    /// An attempt of a task without luggage, as most are: it runs once, and then it ends.
+    fn only_attempt(&mut self, record: Arc<Record<'a, Meta>>) -> Turn<'a, Meta> {
+        let outcome = self.outcome(self.run(&record));
+        self.control().ended(None);
+        self.call_out(|| record.job.answer(outcome.as_ref().err()));
+        self.report(&record, Some(&outcome), None);
+        let tally = if outcome.is_ok() { Tally::Succeeded } else { Tally::Failed };
+        if outcome.is_err() {
+            self.call_out(|| drop(outcome));
+        }
+        self.end_context();
+        Turn::Ended(record, Ended { kind: Kind::Once, needs_supervisor: false, watched: false, tally })
+    }
+
     fn attempt(&mut self, task: Task<'a, Meta>) -> Turn<'a, Meta> {
         let Task { record, mut luggage } = task;
+        if luggage.is_none() {
+            return self.only_attempt(record);
+        }
         let carried =
             luggage.as_mut().map(|luggage| std::mem::take(&mut luggage.carried)).unwrap_or_default();
         if let Some(luggage) = &luggage {
@@ -172,22 +201,20 @@ impl<'a, Meta> Desk<'a, Meta> {
         }
         let mut guards = Guards::default();
         let result = match guards.enter(&carried) {
-            Ok(()) => unwind::catch(|| record.job.run(&self.cx)),
+            Ok(()) => self.run(&record),
             Err(panic) => Err(panic),
         };
-        let badly = result.as_ref().is_err_and(|panic| panic.again);
-        self.core.count_panics(u64::from(badly));
-        let outcome = outcome(self.control(), result);
+        let outcome = self.outcome(result);
 
         let now = self.core.now();
-        self.control().ended(now);
+        self.control().ended(Some(now));
         self.control().unwatch(now);
         let next = self.what_next(record.kind, &outcome, luggage.as_deref_mut(), now);
         let tally = if outcome.is_ok() { Tally::Succeeded } else { Tally::Failed };
         match next {
             Step::End | Step::EndLoop => {
                 let silent = matches!(next, Step::EndLoop);
-                // `enter` may have panicked before the closure was called; one that repeats is still there.
+                // It is still there if it could be repeated, or if `enter` panicked before it was called.
                 self.call_out(|| record.job.discard());
                 self.call_out(|| record.job.answer(outcome.as_ref().err()));
                 self.report(&record, (!silent).then_some(&outcome), None);
@@ -199,7 +226,7 @@ impl<'a, Meta> Desk<'a, Meta> {
                 Turn::Ended(record, ended)
             }
             Step::Pause(until, wait) => {
-                let retried = (wait == Wait::Retry).then(|| self.control().attempt_number());
+                let retried = (wait == Wait::Retry).then(|| self.control().attempt());
                 self.report(&record, Some(&outcome), retried);
                 self.core.count_panics(guards.leave());
                 drop(guards);
@@ -207,12 +234,13 @@ impl<'a, Meta> Desk<'a, Meta> {
                 let mut luggage =
                     luggage.expect("what pauses was made to repeat, which stands in its luggage");
                 luggage.carried = carried;
-                luggage.course.note = self.control().take_note();
+                let (note, shown) = self.control().observed();
+                luggage.course.note = note;
                 let mut failure = outcome.err();
                 if wait == Wait::Retry {
                     std::mem::swap(&mut luggage.course.failure, &mut failure);
                 }
-                self.call_out(|| drop(values));
+                self.call_out(|| drop((values, shown)));
                 self.call_out(|| drop(failure));
                 let tally = if wait == Wait::Retry { Tally::Silent } else { tally };
                 Turn::Paused { task: Task { record, luggage: Some(luggage) }, until, wait, tally }
@@ -265,14 +293,19 @@ impl<'a, Meta> Desk<'a, Meta> {
         }
         if luggage.is_some() {
             let values = std::mem::take(&mut self.cx.values);
-            self.call_out(|| drop(values));
+            let (_note, shown) = self.control().observed();
+            self.call_out(|| drop((values, shown)));
             for carried in carried {
                 self.call_out(|| drop(carried));
             }
             self.call_out(|| drop(luggage));
         }
-        // The count is about to go down. A clone of the context (there is one beyond this desk's and the
-        // state's) counts as cancelled from here on.
+        self.end_context();
+    }
+
+    /// A clone of the context, if one was kept, counts as cancelled from here on: its control has an owner
+    /// beyond this desk and the state.
+    fn end_context(&self) {
         if Arc::strong_count(self.control()) > 2 {
             self.control().finish();
         }
@@ -290,8 +323,6 @@ impl<'a, Meta> Desk<'a, Meta> {
         let (core, cx, meta) = (&self.core, &self.cx, &record.meta);
         if let Some(control) = cx.control.as_ref().filter(|control| control.is_watched()) {
             deliver_notices(core, hooks, control, meta);
-            let values = control.take_values();
-            core.call_out(|| drop(values));
         }
         let panics = match (outcome, retried) {
             (None, _) => 0,
@@ -401,10 +432,6 @@ fn loop_pause(failed_in_a_row: u32) -> Duration {
         .pauses()
         .nth(doublings)
         .unwrap_or(LOOP_PAUSE_MAX)
-}
-
-fn fresh_control<Meta>(core: &Core<'_, Meta>) -> Arc<Control> {
-    Arc::new(Control::new(Arc::clone(&core.root), Attempt::NONE))
 }
 
 /// Calls the hooks for each notice that an attempt has left, oldest first.

@@ -21,7 +21,7 @@ use std::thread;
 use std::time::Duration;
 
 use self::lifecycle::{Desk, Turn};
-use self::state::{Effects, Limits, State};
+use self::state::{Call, Effects, Limits, State};
 use crate::clock::{Clock, Moment};
 use crate::context::Root;
 use crate::error::{TaskError, Unfinished};
@@ -217,7 +217,15 @@ impl<'a, Meta> Core<'a, Meta> {
     // -- effects ------------------------------------------------------------------------------------------
 
     /// Does what a transition has asked for. The lock is not held.
-    pub(crate) fn apply(self: &Arc<Self>, mut fx: Effects) {
+    #[inline]
+    pub(crate) fn apply(self: &Arc<Self>, fx: Effects) {
+        if !fx.is_empty() {
+            self.apply_all(fx);
+        }
+    }
+
+    #[cold]
+    fn apply_all(self: &Arc<Self>, mut fx: Effects) {
         while !fx.is_empty() {
             fx = self.apply_once(fx);
         }
@@ -225,8 +233,10 @@ impl<'a, Meta> Core<'a, Meta> {
 
     fn apply_once(self: &Arc<Self>, fx: Effects) -> Effects {
         let mut more = Effects::default();
-        for bell in &fx.wake {
-            bell.notify_one();
+        for call in &fx.calls {
+            if let Call::Wake(bell) = call {
+                bell.notify_one();
+            }
         }
         if fx.quiet {
             self.quiet.notify_all();
@@ -246,9 +256,11 @@ impl<'a, Meta> Core<'a, Meta> {
         if fx.dismiss {
             self.root.bell.dismiss();
         }
-        for hand in fx.start {
-            // Whoever asked for this thread has left its task in the queue, for others if need be.
-            drop(self.start_worker(hand, None, &mut more));
+        for call in fx.calls {
+            if let Call::Start(hand) = call {
+                // Whoever asked for this thread has left its task in the queue, for others if need be.
+                drop(self.start_worker(hand, None, &mut more));
+            }
         }
         if fx.start_supervisor {
             drop(self.start_supervisor(&mut more));
@@ -378,7 +390,9 @@ impl<'a, Meta> Core<'a, Meta> {
 
     fn guest_desk(self: &Arc<Self>, state: &mut State<'a, Meta>) -> Desk<'a, Meta> {
         let hand = state.guest(thread::current().name().map(Arc::from));
-        Desk::new(self, hand)
+        let desk = Desk::new(self, hand);
+        state.sit_down(hand, Arc::clone(desk.control()));
+        desk
     }
 
     /// What a guest's turn has led to. The guest goes away.
@@ -388,10 +402,9 @@ impl<'a, Meta> Core<'a, Meta> {
             let mut state = self.state.lock();
             match turn {
                 Turn::Ended(record, ended) => {
-                    let control = state.finish(desk.hand, &ended, &mut fx);
+                    state.finish(desk.hand, &ended, &mut fx);
                     state.guest_leaves(desk.hand);
                     drop(state);
-                    drop(control);
                     self.apply(fx);
                     desk.forget_hooks();
                     return self.call_out(|| drop(record));
@@ -399,10 +412,9 @@ impl<'a, Meta> Core<'a, Meta> {
                 Turn::Paused { task, until, wait, tally } => {
                     let record = Arc::clone(&task.record);
                     match state.pause(desk.hand, task, until, wait, tally, self.now(), &mut fx) {
-                        Ok(control) => {
+                        Ok(()) => {
                             state.guest_leaves(desk.hand);
                             drop(state);
-                            drop(control);
                             self.apply(fx);
                             desk.forget_hooks();
                             return self.call_out(|| drop(record));

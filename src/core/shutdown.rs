@@ -122,9 +122,7 @@ impl<'a, Meta> Core<'a, Meta> {
             let error = (task.record.kind == Kind::Once).then_some(TaskError::Abandoned);
             if let Turn::Ended(record, ended) = desk.end(task, error) {
                 let mut fx = Effects::default();
-                let control = self.lock().finish(desk.hand, &ended, &mut fx);
-                drop(control);
-                desk.clear();
+                self.lock().finish(desk.hand, &ended, &mut fx);
                 self.apply(fx);
                 self.call_out(|| drop(record));
             }

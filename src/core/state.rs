@@ -65,6 +65,10 @@ const LOCK_BOUND: u64 = 256;
 /// Ticks without a backlog after which the supervisor stops ticking.
 const CALM: u32 = 4;
 
+/// A tick at most doubles the threads, so that workers which merely lost their core for a moment do not bring
+/// a crowd about; but it may always add this many.
+const FIRST_GROWTH: usize = 4;
+
 /// The most threads that one tick wakes or starts; what is left over is dealt with at once after that, but
 /// the clock gets its turn in between.
 const BATCH: usize = 64;
@@ -122,14 +126,21 @@ struct Hand<'a, Meta> {
     /// The tick in which it last took one.
     beat: u64,
     thread: Option<Arc<str>>,
+    /// What it uses for each of its attempts: see `Desk`.
+    control: Option<Arc<Control>>,
     held: Option<Held<'a, Meta>>,
 }
 
 struct Held<'a, Meta> {
     record: Arc<Record<'a, Meta>>,
-    control: Arc<Control>,
     /// The task's phase, if it is not told by `control`: its submitter still has it in hand.
     phase: Option<Phase>,
+}
+
+impl<'a, Meta> Hand<'a, Meta> {
+    fn in_hand(&self) -> Option<(&Held<'a, Meta>, &Arc<Control>)> {
+        self.held.as_ref().zip(self.control.as_ref())
+    }
 }
 
 struct Slot<'a, Meta> {
@@ -240,14 +251,11 @@ impl Refused {
 #[derive(Default)]
 #[must_use]
 pub(crate) struct Effects {
-    /// Workers that hold a token, or whose start was granted.
-    pub(crate) wake: Vec<Arc<Condvar>>,
-    /// Threads to start, each for its hand.
-    pub(crate) start: Vec<usize>,
+    pub(crate) calls: Vec<Call>,
+    /// So many places in the backlog were handed to blocked submitters.
+    pub(crate) room: u32,
     /// Tell those who wait for tasks or threads to be gone.
     pub(crate) quiet: bool,
-    /// So many places in the backlog were handed to blocked submitters.
-    pub(crate) room: usize,
     /// Tell all blocked submitters.
     pub(crate) all_submitters: bool,
     /// Tell those who wait for threads that others start.
@@ -262,18 +270,25 @@ pub(crate) struct Effects {
     pub(crate) ended: bool,
 }
 
+/// A worker that is called for.
+pub(crate) enum Call {
+    /// It holds a token, or its start was granted.
+    Wake(Arc<Condvar>),
+    /// Its thread is to be started, for this hand.
+    Start(usize),
+}
+
 impl Effects {
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.wake.is_empty()
-            && self.start.is_empty()
-            && self.room == 0
-            && !(self.quiet
-                || self.all_submitters
-                || self.starts
-                || self.supervisor
-                || self.start_supervisor
-                || self.dismiss
-                || self.ended)
+        let flags = self.quiet
+            | self.all_submitters
+            | self.starts
+            | self.supervisor
+            | self.start_supervisor
+            | self.dismiss
+            | self.ended;
+        !flags & self.calls.is_empty() & (self.room == 0)
     }
 }
 
@@ -769,7 +784,7 @@ impl<'a, Meta> State<'a, Meta> {
         } else if self.can_start(now) {
             self.pace.last_call = Some(now);
             let hand = self.reserve();
-            fx.start.push(hand);
+            fx.calls.push(Call::Start(hand));
         } else if self.supervisor.alive {
             // Refused a moment ago: the supervisor asks again.
             self.arm(now, fx);
@@ -784,7 +799,7 @@ impl<'a, Meta> State<'a, Meta> {
         let unused = self.idle.last().is_some_and(|&hand| !self.hand(hand).worked);
         if !unused && self.can_start(now) {
             let hand = self.reserve();
-            fx.start.push(hand);
+            fx.calls.push(Call::Start(hand));
         } else {
             self.tell(fx);
         }
@@ -817,7 +832,7 @@ impl<'a, Meta> State<'a, Meta> {
         let more = if stuck == 0 {
             0
         } else if each < BUSY {
-            stuck.saturating_sub(self.coming())
+            stuck.saturating_sub(self.coming()).min(self.threads.max(FIRST_GROWTH))
         } else {
             usize::from(each < LOCK_BOUND && awake + self.starting < self.limits.cores)
         };
@@ -828,7 +843,7 @@ impl<'a, Meta> State<'a, Meta> {
                     break;
                 }
                 let hand = self.reserve();
-                fx.start.push(hand);
+                fx.calls.push(Call::Start(hand));
             }
             left -= 1;
         }
@@ -853,7 +868,8 @@ impl<'a, Meta> State<'a, Meta> {
     }
 
     fn sit(&mut self, seat: Seat) -> usize {
-        let hand = Hand { seat, worked: false, lingered: false, beat: 0, thread: None, held: None };
+        let hand =
+            Hand { seat, worked: false, lingered: false, beat: 0, thread: None, control: None, held: None };
         if let Some(index) = self.free.pop() {
             self.slots[index].hand = Some(hand);
             index
@@ -902,7 +918,7 @@ impl<'a, Meta> State<'a, Meta> {
         let seat = self.hand_mut(hand);
         seat.seat = Seat::Fresh;
         seat.thread = Some(thread);
-        fx.wake.push(Arc::clone(&self.slots[hand].bell));
+        fx.calls.push(Call::Wake(Arc::clone(&self.slots[hand].bell)));
         fx.starts = true;
     }
 
@@ -938,7 +954,7 @@ impl<'a, Meta> State<'a, Meta> {
         self.keeper = self.keeper.filter(|&keeper| keeper != hand);
         self.hand_mut(hand).seat = Seat::Told;
         self.told += 1;
-        fx.wake.push(Arc::clone(&self.slots[hand].bell));
+        fx.calls.push(Call::Wake(Arc::clone(&self.slots[hand].bell)));
     }
 
     fn remove_idle(&mut self, hand: usize) {
@@ -1089,17 +1105,22 @@ impl<'a, Meta> State<'a, Meta> {
         }
     }
 
+    /// `hand` uses `control` from now on.
+    pub(crate) fn sit_down(&mut self, hand: usize, control: Arc<Control>) {
+        self.hand_mut(hand).control = Some(control);
+    }
+
     /// Lists what `hand` has in hand. `watch`: when its attempt is to be looked at for a stall.
+    #[inline]
     pub(crate) fn hold(
         &mut self,
         hand: usize,
         record: Arc<Record<'a, Meta>>,
-        control: Arc<Control>,
         phase: Option<Phase>,
         watch: Moment,
         fx: &mut Effects,
     ) {
-        self.hand_mut(hand).held = Some(Held { record, control, phase });
+        self.hand_mut(hand).held = Some(Held { record, phase });
         if watch < self.stall_at {
             self.stall_at = watch;
             fx.supervisor = true;
@@ -1113,22 +1134,17 @@ impl<'a, Meta> State<'a, Meta> {
         }
     }
 
-    /// `hand` has let go of its task without ending it. What is returned owns nothing that was not owned
-    /// elsewhere, and is dropped without the lock all the same.
-    #[must_use]
-    pub(crate) fn let_go(&mut self, hand: usize) -> Option<Arc<Control>> {
-        let held = self.hand_mut(hand).held.take()?;
-        // Whoever has the task in hand has the record, too: this is not the last of it.
-        debug_assert!(Arc::strong_count(&held.record) > 1);
-        Some(held.control)
+    /// `hand` has let go of its task. Who has the task has its record, too, so that none is dropped here for
+    /// the last time.
+    pub(crate) fn let_go(&mut self, hand: usize) {
+        let held = self.hand_mut(hand).held.take();
+        debug_assert!(held.is_none_or(|held| Arc::strong_count(&held.record) > 1));
     }
 
     /// The task in `hand` has ended.
-    #[must_use]
-    pub(crate) fn finish(&mut self, hand: usize, ended: &Ended, fx: &mut Effects) -> Option<Arc<Control>> {
-        let control = self.let_go(hand);
+    pub(crate) fn finish(&mut self, hand: usize, ended: &Ended, fx: &mut Effects) {
+        self.let_go(hand);
         self.end(ended, fx);
-        control
     }
 
     pub(crate) fn tally(&mut self, tally: Tally) {
@@ -1180,7 +1196,7 @@ impl<'a, Meta> State<'a, Meta> {
         tally: Tally,
         now: Moment,
         fx: &mut Effects,
-    ) -> Result<Option<Arc<Control>>, (Task<'a, Meta>, Refusal)> {
+    ) -> Result<(), (Task<'a, Meta>, Refusal)> {
         self.tally(tally);
         if let Some(refusal) = self.refuses_pause(task.record.kind, wait) {
             if refusal == Refusal::Abandoned {
@@ -1188,7 +1204,7 @@ impl<'a, Meta> State<'a, Meta> {
             }
             return Err((task, refusal));
         }
-        let control = self.let_go(hand);
+        self.let_go(hand);
         if until <= now {
             task.record.set_due(now);
             self.push(task);
@@ -1201,7 +1217,7 @@ impl<'a, Meta> State<'a, Meta> {
         } else {
             self.wait_until(until, task, wait, fx);
         }
-        Ok(control)
+        Ok(())
     }
 
     /// How a task that its submitter has in hand, between two attempts, is to end after an abandonment.
@@ -1277,11 +1293,11 @@ impl<'a, Meta> State<'a, Meta> {
     fn examine(&mut self, now: Moment, rings: &mut Vec<(usize, TaskId)>) {
         self.stall_at = Moment::NEVER;
         for (index, slot) in self.slots.iter().enumerate() {
-            let Some(held) = slot.hand.as_ref().and_then(|hand| hand.held.as_ref()) else { continue };
-            let (line, rang) = held.control.examine(now);
+            let Some((_, control)) = slot.hand.as_ref().and_then(Hand::in_hand) else { continue };
+            let (line, rang) = control.examine(now);
             self.stall_at = self.stall_at.min(line);
             if rang {
-                rings.push((index, held.control.id()));
+                rings.push((index, control.id()));
             }
         }
     }
@@ -1352,17 +1368,17 @@ impl<'a, Meta> State<'a, Meta> {
 
     /// The attempt of `id` in `hand`, if it is still there.
     pub(crate) fn holding(&self, hand: usize, id: TaskId) -> Option<(Arc<Record<'a, Meta>>, Arc<Control>)> {
-        let held = self.slots.get(hand)?.hand.as_ref()?.held.as_ref()?;
-        (held.control.id() == id).then(|| (Arc::clone(&held.record), Arc::clone(&held.control)))
+        let (held, control) = self.slots.get(hand)?.hand.as_ref()?.in_hand()?;
+        (control.id() == id).then(|| (Arc::clone(&held.record), Arc::clone(control)))
     }
 
     /// The control of the task `id`, if some thread has it in hand.
     pub(crate) fn control_of(&self, id: TaskId) -> Option<Arc<Control>> {
         self.slots
             .iter()
-            .filter_map(|slot| slot.hand.as_ref()?.held.as_ref())
-            .find(|held| held.control.id() == id)
-            .map(|held| Arc::clone(&held.control))
+            .filter_map(|slot| slot.hand.as_ref()?.in_hand())
+            .find(|(held, _)| held.record.id() == id)
+            .map(|(_, control)| Arc::clone(control))
     }
 
     /// Is the task `id` in one of `hands`?
@@ -1382,7 +1398,9 @@ impl<'a, Meta> State<'a, Meta> {
         tasks.extend(self.timers.values().map(|(task, _)| waiting(task, Phase::Delayed, now)));
         tasks.extend(self.doomed.iter().map(|task| waiting(task, Phase::Queued, now)));
         for hand in self.slots.iter().filter_map(|slot| slot.hand.as_ref()) {
-            tasks.extend(hand.held.as_ref().map(|held| in_hand(held, hand.thread.as_ref(), now)));
+            tasks.extend(
+                hand.in_hand().map(|(held, control)| in_hand(held, control, hand.thread.as_ref(), now)),
+            );
         }
         tasks.sort_unstable_by_key(TaskInfo::id);
         tasks
@@ -1466,16 +1484,21 @@ fn waiting<'a, Meta>(task: &Task<'a, Meta>, phase: Phase, now: Moment) -> TaskIn
     TaskInfo { record: Arc::clone(&task.record), sight }
 }
 
-fn in_hand<'a, Meta>(held: &Held<'a, Meta>, thread: Option<&Arc<str>>, now: Moment) -> TaskInfo<'a, Meta> {
-    let running = if held.control.is_cancelling() { Phase::Cancelling } else { Phase::Running };
+fn in_hand<'a, Meta>(
+    held: &Held<'a, Meta>,
+    control: &Control,
+    thread: Option<&Arc<str>>,
+    now: Moment,
+) -> TaskInfo<'a, Meta> {
+    let running = if control.is_cancelling() { Phase::Cancelling } else { Phase::Running };
     let sight = Sight {
         phase: held.phase.unwrap_or(running),
         age: now.since(held.record.accepted()),
-        running_for: held.control.running_for(),
+        running_for: control.running_for(),
         attempt: held.record.attempt(),
         // Only who runs it is named: a submitter that still has it in hand does not.
         thread: thread.filter(|_| held.phase.is_none()).cloned(),
-        progress: held.control.note(),
+        progress: control.note(),
     };
     TaskInfo { record: Arc::clone(&held.record), sight }
 }

@@ -218,11 +218,10 @@ impl<'a, Meta> Core<'a, Meta> {
         let mut state = self.lock();
         match state.enter(task, now, by_worker, &mut fx) {
             Ok(()) => {
-                let control = state.let_go(desk.hand);
+                state.let_go(desk.hand);
                 state.guest_leaves(desk.hand);
                 drop(state);
-                drop(control);
-                desk.clear();
+                desk.control().finish();
                 self.apply(fx);
                 desk.forget_hooks();
             }
@@ -252,8 +251,7 @@ impl<'a, Meta> Core<'a, Meta> {
             // What was abandoned meanwhile is ended by who has it in hand.
             let refusal = state.is_abandoned().then(|| state.gives_up(&task, now)).flatten();
             let order = state.order(&task);
-            drop(state.let_go(desk.hand));
-            desk.clear();
+            state.let_go(desk.hand);
             desk.begin(&mut state, &mut task, refusal.is_none().then_some(order), None, now, &mut fx);
             drop(state);
             self.apply(fx);

@@ -12,23 +12,23 @@ const LINGER: u32 = 40;
 pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>, hand: usize) {
     let inside = callout::enter(core.identity(), hand);
     let mut desk = Desk::new(core, hand);
-    let (bell, hint) = await_grant(core, hand);
+    let (bell, hint) = await_grant(core, hand, &desk);
     let mut turn = None;
     loop {
         let now = core.now();
         let mut fx = Effects::default();
         let mut state = core.lock();
         // Ending the last task, waking who waits and taking the next task are one critical section.
-        let (done, control) = match turn.take() {
-            None => (None, None),
+        let done = match turn.take() {
+            None => None,
             Some(Turn::Ended(record, ended)) => {
-                let control = state.finish(hand, &ended, &mut fx);
-                (Some(record), control)
+                state.finish(hand, &ended, &mut fx);
+                Some(record)
             }
             Some(Turn::Paused { task, until, wait, tally }) => {
                 let record = Arc::clone(&task.record);
                 match state.pause(hand, task, until, wait, tally, now, &mut fx) {
-                    Ok(control) => (Some(record), control),
+                    Ok(()) => Some(record),
                     Err((task, refusal)) => {
                         drop(state);
                         core.apply(fx);
@@ -39,8 +39,6 @@ pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>, hand: usize) {
                 }
             }
         };
-        drop(control);
-        desk.clear();
         let next = state.next(hand, now, &mut fx);
         match next {
             Next::Take(mut task, order) => {
@@ -102,12 +100,17 @@ pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>, hand: usize) {
 }
 
 /// A thread is held until its starter has recorded that it was granted.
-fn await_grant<Meta>(core: &Core<'_, Meta>, hand: usize) -> (Arc<Condvar>, Arc<AtomicBool>) {
+fn await_grant<Meta>(
+    core: &Core<'_, Meta>,
+    hand: usize,
+    desk: &Desk<'_, Meta>,
+) -> (Arc<Condvar>, Arc<AtomicBool>) {
     let mut state = core.lock();
     let bell = state.bell(hand);
     while state.is_starting(hand) {
         bell.wait(&mut state);
     }
+    state.sit_down(hand, Arc::clone(desk.control()));
     (bell, state.hint())
 }
 
