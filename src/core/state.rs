@@ -48,7 +48,7 @@ const RECENT: Duration = Duration::from_micros(20);
 
 /// How many workers are called for at a time before the rest of a burst is left to them, and for how long they
 /// may take to come: a wake-up takes some 50 µs where the cores are busy.
-const ENOUGH_CALLED: usize = 2;
+const ENOUGH_CALLED: u32 = 2;
 const CALL: Duration = Duration::from_micros(100);
 
 /// How often the supervisor looks at a backlog that was left to the workers that are awake.
@@ -292,27 +292,10 @@ impl Effects {
     }
 }
 
-/// The pace of the workers since the last tick.
-#[derive(Clone, Copy, Debug, Default)]
-struct Pace {
-    /// When the next tick is due; `None` while nothing was left to the workers that are awake.
-    tick: Option<Moment>,
-    /// Counts ticks, so that workers can be told apart that took something in this one.
-    beat: u64,
-    takes: u64,
-    takers: u64,
-    /// The backlog at the last tick.
-    standing: usize,
-    /// Ticks in a row without a backlog.
-    calm: u32,
-    last_take: Option<Moment>,
-    /// When a worker was last told to come, or started.
-    last_call: Option<Moment>,
-}
-
+/// The fields that every submit and every take touch come first, in the order of C: they travel between the
+/// cores with each hand-over of the lock, and so are to fill few cache lines.
+#[repr(C)]
 pub(crate) struct State<'a, Meta> {
-    limits: Limits,
-
     // -- the manager's life
     closed: bool,
     cancelled: bool,
@@ -320,29 +303,46 @@ pub(crate) struct State<'a, Meta> {
     abandoned: bool,
     /// A shutdown has returned and named what was left.
     named: bool,
+    pub(crate) supervisor: Helper,
+    pub(crate) notifier: Helper,
 
     // -- tasks
-    next_id: u64,
     once: usize,
     loops: usize,
     pending: usize,
-    /// Live tasks that need the supervisor, and those of them that are watched for stalls.
-    needing: usize,
-    watched: usize,
-    queue: Queue<Task<'a, Meta>>,
-    timers: BTreeMap<(Moment, TaskId), (Task<'a, Meta>, Wait)>,
-    doomed: VecDeque<Task<'a, Meta>>,
-    slots: Vec<Slot<'a, Meta>>,
-    free: Vec<usize>,
-    /// Counts the moments at which nothing was left that `wait` waits for.
-    quiet: u64,
-    added: u64,
+    /// The next id, and so one more than were added.
+    next_id: u64,
     succeeded: u64,
-    failed: u64,
-    rejected: u64,
+    queue: Queue<Task<'a, Meta>>,
 
-    /// Submitters that start, or wait for, the threads that their task needs: what is there stays for them.
-    admitting: usize,
+    // -- the pace of the workers since the last tick
+    /// When a worker last took a task.
+    last_take: Moment,
+    takes: u64,
+    takers: u64,
+    /// Counts ticks, so that workers can be told apart that took something in this one.
+    beat: u64,
+    /// When the next tick is due; `NEVER` while nothing was left to the workers that are awake.
+    tick_at: Moment,
+    /// When a worker was last told to come, or started.
+    last_call: Moment,
+    /// The backlog at the last tick.
+    standing: usize,
+    /// Ticks in a row without a backlog.
+    calm: u32,
+
+    // -- threads
+    threads: u32,
+    starting: u32,
+    fresh: u32,
+    lingering: u32,
+    told: u32,
+    /// Tells those that linger that there is something to look at.
+    hint: Arc<AtomicBool>,
+    slots: Vec<Slot<'a, Meta>>,
+    /// Idle workers; the one that went idle last is woken first, so that the surplus ages.
+    idle: Vec<usize>,
+    limits: Limits,
 
     // -- submitters that wait for room in the backlog
     /// Those that have no place yet.
@@ -350,30 +350,29 @@ pub(crate) struct State<'a, Meta> {
     /// Free places that are theirs: handed to them, and then claimed by one that has not been accepted yet.
     offered: usize,
     claimed: usize,
+    /// Submitters that start, or wait for, the threads that their task needs: what is there stays for them.
+    admitting: usize,
 
-    // -- threads
-    threads: usize,
-    starting: usize,
-    fresh: usize,
-    lingering: usize,
-    told: usize,
-    /// Tells those that linger that there is something to look at.
-    hint: Arc<AtomicBool>,
-    /// Idle workers; the one that went idle last is woken first, so that the surplus ages.
-    idle: Vec<usize>,
     /// The idle worker that stays because it is the last and tasks are live.
     keeper: Option<usize>,
+    /// When the first attempt is to be looked at for a stall.
+    stall_at: Moment,
+    /// Counts the moments at which nothing was left that `wait` waits for.
+    quiet: u64,
+    failed: u64,
+    rejected: u64,
+    /// Live tasks that need the supervisor, and those of them that are watched for stalls.
+    needing: usize,
+    watched: usize,
+    timers: BTreeMap<(Moment, TaskId), (Task<'a, Meta>, Wait)>,
+    doomed: VecDeque<Task<'a, Meta>>,
+    free: Vec<usize>,
     peak_threads: usize,
     refused: Refused,
-    pace: Pace,
-    pub(crate) supervisor: Helper,
     supervisor_refused: Refused,
     /// Since when the supervisor has had nothing to watch.
     supervisor_idle: Option<Moment>,
-    pub(crate) notifier: Helper,
     notifier_refused: Refused,
-    /// When the first attempt is to be looked at for a stall.
-    stall_at: Moment,
 
     // -- shutdowns under way, and what was given up since the first of them began
     shutdowns: usize,
@@ -384,48 +383,54 @@ pub(crate) struct State<'a, Meta> {
 impl<'a, Meta> State<'a, Meta> {
     pub(crate) fn new(limits: Limits) -> Self {
         State {
-            limits,
             closed: false,
             cancelled: false,
             abandoned: false,
             named: false,
-            next_id: 1,
+            supervisor: Helper::default(),
+            notifier: Helper::default(),
             once: 0,
             loops: 0,
             pending: 0,
-            needing: 0,
-            watched: 0,
-            queue: Queue::default(),
-            timers: BTreeMap::new(),
-            doomed: VecDeque::new(),
-            slots: Vec::new(),
-            free: Vec::new(),
-            quiet: 0,
-            added: 0,
+            next_id: 1,
             succeeded: 0,
-            failed: 0,
-            rejected: 0,
-            admitting: 0,
-            blocked: 0,
-            offered: 0,
-            claimed: 0,
+            queue: Queue::default(),
+            last_take: Moment::START,
+            takes: 0,
+            takers: 0,
+            beat: 0,
+            tick_at: Moment::NEVER,
+            last_call: Moment::START,
+            standing: 0,
+            calm: 0,
             threads: 0,
             starting: 0,
             fresh: 0,
             lingering: 0,
             told: 0,
             hint: Arc::default(),
+            slots: Vec::new(),
             idle: Vec::new(),
+            limits,
+            blocked: 0,
+            offered: 0,
+            claimed: 0,
+            admitting: 0,
             keeper: None,
+            stall_at: Moment::NEVER,
+            quiet: 0,
+            failed: 0,
+            rejected: 0,
+            needing: 0,
+            watched: 0,
+            timers: BTreeMap::new(),
+            doomed: VecDeque::new(),
+            free: Vec::new(),
             peak_threads: 0,
             refused: Refused::default(),
-            pace: Pace::default(),
-            supervisor: Helper::default(),
             supervisor_refused: Refused::default(),
             supervisor_idle: None,
-            notifier: Helper::default(),
             notifier_refused: Refused::default(),
-            stall_at: Moment::NEVER,
             shutdowns: 0,
             given_up: Vec::new(),
         }
@@ -476,16 +481,21 @@ impl<'a, Meta> State<'a, Meta> {
     }
 
     pub(crate) fn threads(&self) -> usize {
-        self.threads
+        self.threads as usize
+    }
+
+    /// Those that are alive, and those whose start is under way.
+    fn threads_and_starts(&self) -> usize {
+        (self.threads + self.starting) as usize
     }
 
     pub(crate) fn stats(&self) -> Stats {
         Stats {
-            added: self.added,
+            added: self.next_id - 1,
             succeeded: self.succeeded,
             failed: self.failed,
             rejected: self.rejected,
-            threads: self.threads,
+            threads: self.threads(),
             peak_threads: self.peak_threads,
             max_threads: self.limits.max_threads,
             ..Stats::default()
@@ -493,7 +503,7 @@ impl<'a, Meta> State<'a, Meta> {
     }
 
     fn coming(&self) -> usize {
-        self.starting + self.fresh + self.lingering + self.told
+        (self.starting + self.fresh + self.lingering + self.told) as usize
     }
 
     /// Nothing is to come: threads leave at once.
@@ -582,7 +592,7 @@ impl<'a, Meta> State<'a, Meta> {
         } else if !claimed && self.is_full() {
             Admission::Full
         } else if self.limits.policy != Policy::Inline && self.threads == 0 {
-            if self.starting < self.limits.max_threads {
+            if (self.starting as usize) < self.limits.max_threads {
                 Admission::NeedsThread(self.reserve())
             } else {
                 Admission::NeedsStarts
@@ -634,9 +644,10 @@ impl<'a, Meta> State<'a, Meta> {
             Kind::Loop => self.loops += 1,
         }
         self.pending += 1;
-        self.added += 1;
-        self.needing += usize::from(task.needs_supervisor());
-        self.watched += usize::from(task.is_watched());
+        if task.needs_supervisor() {
+            self.needing += 1;
+            self.watched += usize::from(task.is_watched());
+        }
         id
     }
 
@@ -727,7 +738,7 @@ impl<'a, Meta> State<'a, Meta> {
     // -- growth -------------------------------------------------------------------------------------------
 
     fn can_start(&self, now: Moment) -> bool {
-        self.threads + self.starting < self.limits.max_threads && now >= self.refused.until
+        self.threads_and_starts() < self.limits.max_threads && now >= self.refused.until
     }
 
     /// After a task has entered the queue: sees to it that a thread will take it.
@@ -741,7 +752,7 @@ impl<'a, Meta> State<'a, Meta> {
         if self.limits.policy == Policy::ThreadPerTask {
             return self.spread_fresh(now, fx);
         }
-        let growable = !self.idle.is_empty() || self.threads + self.starting < self.limits.max_threads;
+        let growable = !self.idle.is_empty() || self.threads_and_starts() < self.limits.max_threads;
         if !growable {
             return;
         }
@@ -758,13 +769,14 @@ impl<'a, Meta> State<'a, Meta> {
 
     /// Is the queue about to be looked at by workers that are awake, or on their way to it?
     fn is_in_flow(&self, now: Moment, by_worker: bool) -> bool {
-        let recent = |moment: Option<Moment>, span| moment.is_some_and(|moment| now.since(moment) <= span);
-        let at_work = self.threads - self.idle.len() - self.told - self.fresh - self.lingering;
+        let recent = |moment, span| moment != Moment::START && now.since(moment) <= span;
+        let idle = u32::try_from(self.idle.len()).unwrap_or(u32::MAX);
+        let at_work = self.threads - idle - self.told - self.fresh - self.lingering;
         // A submitter that is a worker looks at nothing while it submits.
-        let others = at_work.saturating_sub(usize::from(by_worker)) + self.lingering;
-        let on_their_way = self.coming() - self.lingering;
-        (others > 0 && recent(self.pace.last_take, RECENT))
-            || (on_their_way >= ENOUGH_CALLED && recent(self.pace.last_call, CALL))
+        let others = at_work.saturating_sub(u32::from(by_worker)) + self.lingering;
+        let on_their_way = self.starting + self.fresh + self.told;
+        (others > 0 && recent(self.last_take, RECENT))
+            || (on_their_way >= ENOUGH_CALLED && recent(self.last_call, CALL))
     }
 
     /// Asks for the supervisor for the sake of growth, unless it was refused a moment ago. What the submitter
@@ -779,10 +791,10 @@ impl<'a, Meta> State<'a, Meta> {
 
     fn tell_or_start(&mut self, now: Moment, fx: &mut Effects) {
         if self.tell(fx) {
-            self.pace.last_call = Some(now);
-        } else if self.threads + self.starting >= self.limits.max_threads {
+            self.last_call = now;
+        } else if self.threads_and_starts() >= self.limits.max_threads {
         } else if self.can_start(now) {
-            self.pace.last_call = Some(now);
+            self.last_call = now;
             let hand = self.reserve();
             fx.calls.push(Call::Start(hand));
         } else if self.supervisor.alive {
@@ -806,35 +818,34 @@ impl<'a, Meta> State<'a, Meta> {
     }
 
     fn arm(&mut self, now: Moment, fx: &mut Effects) {
-        self.pace.calm = 0;
-        if self.pace.tick.is_none() {
-            self.pace.tick = Some(now.after(TICK));
+        self.calm = 0;
+        if self.tick_at == Moment::NEVER {
+            self.tick_at = now.after(TICK);
             self.begin_beat();
             fx.supervisor = true;
         }
     }
 
     fn begin_beat(&mut self) {
-        self.pace.beat += 1;
-        self.pace.takes = 0;
-        self.pace.takers = 0;
-        self.pace.standing = self.queue.len();
+        self.beat += 1;
+        self.takes = 0;
+        self.takers = 0;
+        self.standing = self.queue.len();
     }
 
     /// The supervisor's look at the backlog: as many threads more as tasks are stuck.
     fn tick(&mut self, now: Moment, fx: &mut Effects) {
-        let Pace { takes, takers, standing, .. } = self.pace;
-        let taken = usize::try_from(takes).unwrap_or(usize::MAX);
+        let taken = usize::try_from(self.takes).unwrap_or(usize::MAX);
         // They were there at the last tick, and still are.
-        let stuck = standing.saturating_sub(taken).min(self.queue.len());
-        let each = takes / takers.max(1);
-        let awake = self.threads - self.idle.len();
+        let stuck = self.standing.saturating_sub(taken).min(self.queue.len());
+        let each = self.takes / self.takers.max(1);
+        let awake = self.threads_and_starts() - self.idle.len();
         let more = if stuck == 0 {
             0
         } else if each < BUSY {
-            stuck.saturating_sub(self.coming()).min(self.threads.max(FIRST_GROWTH))
+            stuck.saturating_sub(self.coming()).min(self.threads().max(FIRST_GROWTH))
         } else {
-            usize::from(each < LOCK_BOUND && awake + self.starting < self.limits.cores)
+            usize::from(each < LOCK_BOUND && awake < self.limits.cores)
         };
         let mut left = more;
         for _ in 0..more.min(BATCH) {
@@ -847,14 +858,14 @@ impl<'a, Meta> State<'a, Meta> {
             }
             left -= 1;
         }
-        self.pace.calm = if self.queue.is_empty() { self.pace.calm + 1 } else { 0 };
-        let grows = !self.idle.is_empty() || self.threads + self.starting < self.limits.max_threads;
-        self.pace.tick = if self.pace.calm >= CALM || !grows {
-            None
+        self.calm = if self.queue.is_empty() { self.calm + 1 } else { 0 };
+        let grows = !self.idle.is_empty() || self.threads_and_starts() < self.limits.max_threads;
+        self.tick_at = if self.calm >= CALM || !grows {
+            Moment::NEVER
         } else if left > 0 && more > BATCH {
-            Some(now)
+            now
         } else {
-            Some(now.after(TICK))
+            now.after(TICK)
         };
         self.begin_beat();
     }
@@ -913,7 +924,7 @@ impl<'a, Meta> State<'a, Meta> {
         self.starting -= 1;
         self.threads += 1;
         self.fresh += 1;
-        self.peak_threads = self.peak_threads.max(self.threads);
+        self.peak_threads = self.peak_threads.max(self.threads());
         self.refused.over();
         let seat = self.hand_mut(hand);
         seat.seat = Seat::Fresh;
@@ -1067,15 +1078,15 @@ impl<'a, Meta> State<'a, Meta> {
 
     fn take(&mut self, hand: usize, now: Moment, fx: &mut Effects) -> Option<Task<'a, Meta>> {
         let task = self.queue.pop()?;
-        self.pace.last_take = Some(now);
-        self.pace.takes += 1;
-        let beat = self.pace.beat;
+        self.last_take = now;
+        self.takes += 1;
+        let beat = self.beat;
         let taker = self.hand_mut(hand);
         taker.worked = true;
         taker.lingered = false;
         if taker.beat != beat {
             taker.beat = beat;
-            self.pace.takers += 1;
+            self.takers += 1;
         }
         if task.record.attempt() == 0 {
             self.started(fx);
@@ -1265,15 +1276,14 @@ impl<'a, Meta> State<'a, Meta> {
             ripe.push(task);
         }
         self.push_all(ripe.into_iter(), now, fx);
-        if self.pace.tick.is_some_and(|tick| now >= tick) {
+        if now >= self.tick_at {
             self.tick(now, fx);
         }
         if now >= self.stall_at {
             self.examine(now, rings);
         }
         let timer = self.timers.first_key_value().map_or(Moment::NEVER, |((first, _), _)| *first);
-        let tick = self.pace.tick.unwrap_or(Moment::NEVER);
-        let next = timer.min(tick).min(self.stall_at);
+        let next = timer.min(self.tick_at).min(self.stall_at);
         if !self.is_over() && (self.needing > 0 || self.admitting > 0) {
             self.supervisor_idle = None;
             return Some(next);
@@ -1281,7 +1291,7 @@ impl<'a, Meta> State<'a, Meta> {
         if self.is_over() {
             return None;
         }
-        if tick != Moment::NEVER {
+        if self.tick_at != Moment::NEVER {
             self.supervisor_idle = None;
             return Some(next);
         }
@@ -1305,7 +1315,7 @@ impl<'a, Meta> State<'a, Meta> {
     pub(crate) fn supervisor_leaves(&mut self, fx: &mut Effects) {
         self.supervisor = Helper::default();
         self.supervisor_idle = None;
-        self.pace.tick = None;
+        self.tick_at = Moment::NEVER;
         fx.quiet = true;
         fx.starts = true;
     }
