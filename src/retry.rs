@@ -13,6 +13,8 @@ use crate::error::TaskError;
 /// The pauses before the further attempts of one task. Its end means: give up.
 pub(crate) type Pauses = Box<dyn Iterator<Item = Duration> + Send>;
 
+type When = dyn Fn(&TaskError) -> bool + Send + Sync;
+
 /// How often a task is attempted, after what pauses, and for which errors.
 ///
 /// Like the `backon` and `retry` crates, but the pause occupies no thread: the manager's clock wakes the task.
@@ -43,7 +45,7 @@ pub struct Retry {
     /// `None`: as often as it takes.
     attempts: Option<u32>,
     pauses: Arc<dyn Fn() -> Pauses + Send + Sync>,
-    when: Option<Arc<dyn Fn(&TaskError) -> bool + Send + Sync>>,
+    when: Option<Arc<When>>,
 }
 
 // A closure of the user's that panics is not called again for that task, and is shared only by reference.

@@ -90,6 +90,9 @@ impl<Meta> RefUnwindSafe for Task<'_, Meta> {}
 /// moved over a worker's stack.
 const INLINE_CLOSURE: usize = 1024;
 
+type BoxOnce<'a, T> = Box<dyn FnOnce(&Context) -> Result<T, BoxError> + Send + 'a>;
+type BoxMut<'a> = Box<dyn FnMut(&Context) -> Result<(), BoxError> + Send + 'a>;
+
 impl<'a, Meta> Task<'a, Meta> {
     /// A task that runs once.
     ///
@@ -103,7 +106,7 @@ impl<'a, Meta> Task<'a, Meta> {
         F: FnOnce(&Context) -> Result<(), BoxError> + Send + 'a,
     {
         if size_of::<F>() > INLINE_CLOSURE {
-            let task: Box<dyn FnOnce(&Context) -> Result<(), BoxError> + Send + 'a> = Box::new(task);
+            let task: BoxOnce<'a, ()> = Box::new(task);
             return Self::with_job(meta, Kind::Once, OnceJob(Mutex::new(Some(task))));
         }
         Self::with_job(meta, Kind::Once, OnceJob(Mutex::new(Some(task))))
@@ -153,7 +156,7 @@ impl<'a, Meta> Task<'a, Meta> {
         F: FnMut(&Context) -> Result<(), BoxError> + Send + 'a,
     {
         if size_of::<F>() > INLINE_CLOSURE {
-            let task: Box<dyn FnMut(&Context) -> Result<(), BoxError> + Send + 'a> = Box::new(task);
+            let task: BoxMut<'a> = Box::new(task);
             return Self::with_job(meta, kind, RepeatJob(Mutex::new(Some(task))));
         }
         Self::with_job(meta, kind, RepeatJob(Mutex::new(Some(task))))
@@ -166,7 +169,7 @@ impl<'a, Meta> Task<'a, Meta> {
         T: Send + 'a,
     {
         if size_of::<F>() > INLINE_CLOSURE {
-            let task: Box<dyn FnOnce(&Context) -> Result<T, BoxError> + Send + 'a> = Box::new(task);
+            let task: BoxOnce<'a, T> = Box::new(task);
             return Self::with_job(meta, Kind::Once, SpawnJob::new(task, shared));
         }
         Self::with_job(meta, Kind::Once, SpawnJob::new(task, shared))

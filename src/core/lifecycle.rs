@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::Core;
-use super::state::{Effects, Ended, Order, Refusal, State, Tally, Wait};
+use super::state::{Effects, Ended, Order, Pause, Refusal, State, Tally, Wait};
 use super::unwind::{self, Panic};
 use crate::clock::Moment;
 use crate::context::{Attempt, Cause, Context, Control, Notice, Values};
@@ -45,7 +45,7 @@ pub(crate) enum Turn<'a, Meta> {
     /// All is done but to count it: [`State::finish`].
     Ended(Arc<Record<'a, Meta>>, Ended),
     /// It is to go on at `until`: [`State::pause`].
-    Paused { task: Task<'a, Meta>, until: Moment, wait: Wait, tally: Tally },
+    Paused(Task<'a, Meta>, Pause),
 }
 
 /// Where a thread works on tasks: its hand, and what it uses again for each of them.
@@ -243,7 +243,7 @@ impl<'a, Meta> Desk<'a, Meta> {
                 self.call_out(|| drop((values, shown)));
                 self.call_out(|| drop(failure));
                 let tally = if wait == Wait::Retry { Tally::Silent } else { tally };
-                Turn::Paused { task: Task { record, luggage: Some(luggage) }, until, wait, tally }
+                Turn::Paused(Task { record, luggage: Some(luggage) }, Pause { until, wait, tally })
             }
         }
     }

@@ -409,9 +409,9 @@ impl<'a, Meta> Core<'a, Meta> {
                     desk.forget_hooks();
                     return self.call_out(|| drop(record));
                 }
-                Turn::Paused { task, until, wait, tally } => {
+                Turn::Paused(task, pause) => {
                     let record = Arc::clone(&task.record);
-                    match state.pause(desk.hand, task, until, wait, tally, self.now(), &mut fx) {
+                    match state.pause(desk.hand, task, pause, self.now(), &mut fx) {
                         Ok(()) => {
                             state.guest_leaves(desk.hand);
                             drop(state);

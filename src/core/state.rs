@@ -160,6 +160,15 @@ pub(crate) enum Wait {
     Iteration,
 }
 
+/// What comes between two attempts, or two iterations.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pause {
+    pub(crate) until: Moment,
+    pub(crate) wait: Wait,
+    /// How the iteration came out.
+    pub(crate) tally: Tally,
+}
+
 /// What is to be done with a task that was taken from the queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Order {
@@ -667,7 +676,7 @@ impl<'a, Meta> State<'a, Meta> {
         }
         let delay = task.luggage.as_ref().and_then(|luggage| luggage.delay);
         match delay {
-            Some(delay) if !self.cancelled && !(self.closed && task.record.kind == Kind::Loop) => {
+            Some(delay) if !(self.cancelled || self.closed && task.record.kind == Kind::Loop) => {
                 self.wait_until(task.record.accepted().after(delay), task, Wait::Delay, fx);
             }
             _ => {
@@ -1197,17 +1206,16 @@ impl<'a, Meta> State<'a, Meta> {
         self.started(fx);
     }
 
-    /// Between two attempts, or two iterations: the task waits until `until`.
+    /// Between two attempts, or two iterations: the task in `hand` waits, unless no pause may begin.
     pub(crate) fn pause(
         &mut self,
         hand: usize,
         task: Task<'a, Meta>,
-        until: Moment,
-        wait: Wait,
-        tally: Tally,
+        pause: Pause,
         now: Moment,
         fx: &mut Effects,
     ) -> Result<(), (Task<'a, Meta>, Refusal)> {
+        let Pause { until, wait, tally } = pause;
         self.tally(tally);
         if let Some(refusal) = self.refuses_pause(task.record.kind, wait) {
             if refusal == Refusal::Abandoned {

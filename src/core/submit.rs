@@ -3,7 +3,7 @@
 use std::io;
 
 use super::lifecycle::{Desk, Turn};
-use super::state::{Admission, Effects, Policy, State, Wait};
+use super::state::{Admission, Effects, Pause, Policy, State, Wait};
 use super::{Core, callout, unwind};
 use crate::clock::Moment;
 use crate::error::{Reason, Rejected, TaskError};
@@ -260,7 +260,7 @@ impl<'a, Meta> Core<'a, Meta> {
                 None => desk.turn(task, order),
             };
             match turn {
-                Turn::Paused { task: paused, until, wait: Wait::Retry, .. } => {
+                Turn::Paused(paused, Pause { until, wait: Wait::Retry, .. }) => {
                     let mut state = self.lock();
                     if let Some(refusal) = state.refuses_pause(paused.record.kind, Wait::Retry) {
                         drop(state);
@@ -272,7 +272,7 @@ impl<'a, Meta> Core<'a, Meta> {
                     desk.sleep_until(until);
                     task = paused;
                 }
-                Turn::Paused { task, tally, .. } => {
+                Turn::Paused(task, Pause { tally, .. }) => {
                     // A loop ends after one iteration.
                     self.lock().tally(tally);
                     let turn = desk.end(task, None);

@@ -25,9 +25,9 @@ pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>, hand: usize) {
                 state.finish(hand, &ended, &mut fx);
                 Some(record)
             }
-            Some(Turn::Paused { task, until, wait, tally }) => {
+            Some(Turn::Paused(task, pause)) => {
                 let record = Arc::clone(&task.record);
-                match state.pause(hand, task, until, wait, tally, now, &mut fx) {
+                match state.pause(hand, task, pause, now, &mut fx) {
                     Ok(()) => Some(record),
                     Err((task, refusal)) => {
                         drop(state);
