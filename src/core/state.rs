@@ -301,8 +301,9 @@ impl Effects {
     }
 }
 
-/// The fields that every submit and every take touch come first, in the order of C: they travel between the
-/// cores with each hand-over of the lock, and so are to fill few cache lines.
+/// The order of the fields is that of C, and not by chance. What every submit and every take write travels
+/// between the cores with each hand-over of the lock: with the lock itself it fills two cache lines. What comes
+/// after them is only read while tasks flow, and stays in every core's cache.
 #[repr(C)]
 pub(crate) struct State<'a, Meta> {
     // -- the manager's life
@@ -322,12 +323,15 @@ pub(crate) struct State<'a, Meta> {
     /// The next id, and so one more than were added.
     next_id: u64,
     succeeded: u64,
+    failed: u64,
     queue: Queue<Task<'a, Meta>>,
-
-    // -- the pace of the workers since the last tick
     /// When a worker last took a task.
     last_take: Moment,
+    /// How many were taken since the last tick.
     takes: u64,
+
+    // -- the pace of the workers since the last tick
+    /// How many workers took them.
     takers: u64,
     /// Counts ticks, so that workers can be told apart that took something in this one.
     beat: u64,
@@ -368,7 +372,6 @@ pub(crate) struct State<'a, Meta> {
     stall_at: Moment,
     /// Counts the moments at which nothing was left that `wait` waits for.
     quiet: u64,
-    failed: u64,
     rejected: u64,
     /// Live tasks that need the supervisor, and those of them that are watched for stalls.
     needing: usize,
@@ -403,6 +406,7 @@ impl<'a, Meta> State<'a, Meta> {
             pending: 0,
             next_id: 1,
             succeeded: 0,
+            failed: 0,
             queue: Queue::default(),
             last_take: Moment::START,
             takes: 0,
@@ -428,7 +432,6 @@ impl<'a, Meta> State<'a, Meta> {
             keeper: None,
             stall_at: Moment::NEVER,
             quiet: 0,
-            failed: 0,
             rejected: 0,
             needing: 0,
             watched: 0,
@@ -827,7 +830,9 @@ impl<'a, Meta> State<'a, Meta> {
     }
 
     fn arm(&mut self, now: Moment, fx: &mut Effects) {
-        self.calm = 0;
+        if self.calm > 0 {
+            self.calm = 0;
+        }
         if self.tick_at == Moment::NEVER {
             self.tick_at = now.after(TICK);
             self.begin_beat();
