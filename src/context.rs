@@ -571,16 +571,6 @@ impl Root {
     }
 }
 
-/// Which attempt of which task a [`Control`] is for. Fixed while it runs.
-#[derive(Clone, Copy)]
-pub(crate) struct Attempt {
-    pub(crate) id: TaskId,
-    pub(crate) attempt: u32,
-    pub(crate) queued_for: Duration,
-    pub(crate) started: Moment,
-    pub(crate) timeout_at: Moment,
-}
-
 /// Why an attempt's context is cancelled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Cause {
@@ -652,16 +642,21 @@ impl Control {
 
     /// Makes it as new, for another attempt. No context that shares it is left.
     #[inline]
-    pub(crate) fn reset(&self, attempt: Attempt) {
-        self.id.store(attempt.id.0, Ordering::Relaxed);
-        self.attempt.store(attempt.attempt, Ordering::Relaxed);
-        self.queued_for.store(nanos(attempt.queued_for), Ordering::Relaxed);
-        self.started.store(attempt.started.0, Ordering::Relaxed);
-        self.timeout_at.store(attempt.timeout_at.0, Ordering::Relaxed);
+    pub(crate) fn reset(&self, attempt: u32, started: Moment, timeout_at: Moment) {
+        self.attempt.store(attempt, Ordering::Relaxed);
+        self.started.store(started.0, Ordering::Relaxed);
+        self.timeout_at.store(timeout_at.0, Ordering::Relaxed);
         self.line.cancelled.store(false, Ordering::Relaxed);
         self.over.store(false, Ordering::Relaxed);
         self.answered.store(UNANSWERED, Ordering::Relaxed);
         self.ran.store(RUNNING, Ordering::Relaxed);
+    }
+
+    /// Says which task the attempt is of, and since when that has been due.
+    #[inline]
+    pub(crate) fn identify(&self, id: TaskId, due: Moment) {
+        self.id.store(id.0, Ordering::Relaxed);
+        self.queued_for.store(nanos(self.started().since(due)), Ordering::Relaxed);
     }
 
     pub(crate) fn attempt(&self) -> u32 {

@@ -12,7 +12,7 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
 use crate::clock::{Clock, Moment};
-use crate::context::{Attempt, Context, Control, Root, Values};
+use crate::context::{Context, Control, Root, Values};
 use crate::core::{lifecycle, unwind};
 use crate::error::{BoxError, TaskError};
 use crate::handle::{Shared, SpawnJob};
@@ -307,15 +307,9 @@ impl<'a, Meta> Task<'a, Meta> {
         let clock = Clock::real();
         let luggage = luggage.unwrap_or_default();
         let started = clock.now();
-        let attempt = Attempt {
-            id: record.id(),
-            attempt: 1,
-            queued_for: Duration::ZERO,
-            started,
-            timeout_at: luggage.timeout.map_or(Moment::NEVER, |timeout| started.after(timeout)),
-        };
+        let timeout_at = luggage.timeout.map_or(Moment::NEVER, |timeout| started.after(timeout));
         let control = Arc::new(Control::new(Arc::new(Root::new(clock)), usize::MAX));
-        control.reset(attempt);
+        control.reset(1, started, timeout_at);
         let cx = Context::of(Arc::clone(&control), luggage.values.clone());
         let outcome = lifecycle::outcome(&control, unwind::catch(|| record.job.run(&cx)));
         // The panic of a drop has no hook_panics to be counted in: nobody's manager ran this.

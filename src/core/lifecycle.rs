@@ -10,7 +10,7 @@ use super::Core;
 use super::state::{Effects, Ended, Order, Pause, Refusal, State, Tally, Wait};
 use super::unwind::{self, Panic};
 use crate::clock::Moment;
-use crate::context::{Attempt, Cause, Context, Control, Notice, Values};
+use crate::context::{Cause, Context, Control, Notice, Values};
 use crate::error::{BoxError, TaskError};
 use crate::hooks::{Copy, Guards, Hooks, call_each};
 use crate::info::Phase;
@@ -68,60 +68,65 @@ impl<'a, Meta> Desk<'a, Meta> {
     }
 
     /// Lists the task under this desk's hand, with a context for what `order` says. `phase`: see
-    /// [`State::hold`]. Runs nothing of the user's: it is called under the lock.
+    /// [`State::hold`]. Runs nothing of the user's: it is called under the lock. [`identify`](Self::identify)
+    /// is to follow.
+    #[inline]
     pub(crate) fn begin(
         &mut self,
         state: &mut State<'a, Meta>,
-        task: &mut Task<'a, Meta>,
+        (task, twin): (&mut Task<'a, Meta>, Arc<Record<'a, Meta>>),
         order: Option<Order>,
         phase: Option<Phase>,
         now: Moment,
         fx: &mut Effects,
     ) {
-        let runs = order == Some(Order::Run);
-        let mut attempt = Attempt {
-            id: task.record.id(),
-            attempt: task.record.attempt(),
-            queued_for: now.since(task.record.due()),
-            started: now,
-            timeout_at: Moment::NEVER,
-        };
-        let mut watch = None;
-        let mut note = None;
-        if let Some(luggage) = &mut task.luggage {
-            let course = &mut luggage.course;
-            attempt.attempt = course.attempts;
-            note = course.note.take();
-            if runs {
-                course.attempts += 1;
-                attempt.attempt = course.attempts;
-                let began = *course.began.get_or_insert(now);
-                attempt.timeout_at = luggage.timeout.map_or(Moment::NEVER, |timeout| began.after(timeout));
-                watch = luggage.stalled_after;
-            }
-        } else if runs {
-            attempt.attempt = 1;
-        }
-        if runs {
-            task.record.set_attempt(attempt.attempt);
-        }
-        // It is this desk's and the state's; a clone of the context would make it three.
-        let mut control = self.control();
-        if Arc::strong_count(control) > 2 {
+        // The control is this desk's and the state's; a clone of the context would make it three.
+        if Arc::strong_count(self.control()) > 2 {
             // Somebody has kept one from the last attempt, and keeps the control with it.
-            control.finish();
+            self.control().finish();
             self.cx.control = Some(Arc::new(Control::new(Arc::clone(&self.core.root), self.hand)));
-            control = self.control();
-            state.sit_down(self.hand, Arc::clone(control));
+            state.sit_down(self.hand, Arc::clone(self.control()));
         }
-        control.reset(attempt);
-        if let Some(luggage) = &task.luggage {
-            control.observe(note, watch.map(|after| (after, luggage.values.clone())));
-        } else if control.is_observed() {
-            control.observe(None, None);
+        let runs = order == Some(Order::Run);
+        let watch = match &mut task.luggage {
+            None => {
+                self.control().reset(u32::from(runs), now, Moment::NEVER);
+                if self.control().is_observed() {
+                    self.control().observe(None, None);
+                }
+                Moment::NEVER
+            }
+            Some(luggage) => {
+                let watch = self.begin_with(luggage, runs, now);
+                // The supervisor may ask for it by its id, under the lock.
+                self.identify(task);
+                watch
+            }
+        };
+        state.hold(self.hand, twin, phase, watch, fx);
+    }
+
+    /// As `begin`, for a task with luggage. Answers when its attempt is to be looked at for a stall.
+    fn begin_with(&self, luggage: &mut Luggage<'a>, runs: bool, now: Moment) -> Moment {
+        let course = &mut luggage.course;
+        let mut timeout_at = Moment::NEVER;
+        if runs {
+            course.attempts += 1;
+            let began = *course.began.get_or_insert(now);
+            timeout_at = luggage.timeout.map_or(Moment::NEVER, |timeout| began.after(timeout));
         }
-        let line = watch.map_or(Moment::NEVER, |after| now.after(after));
-        state.hold(self.hand, Arc::clone(&task.record), phase, line, fx);
+        let watch = luggage.stalled_after.filter(|_| runs);
+        self.control().reset(course.attempts, now, timeout_at);
+        self.control().observe(course.note.take(), watch.map(|after| (after, luggage.values.clone())));
+        watch.map_or(Moment::NEVER, |after| now.after(after))
+    }
+
+    /// What `begin` has left to be done: it touches the record, and needs no lock.
+    #[inline]
+    pub(crate) fn identify(&self, task: &Task<'a, Meta>) {
+        let (record, control) = (&task.record, self.control());
+        control.identify(record.id(), record.due());
+        record.set_attempt(control.attempt());
     }
 
     /// Drops this desk's copy of the hooks.

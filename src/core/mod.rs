@@ -361,8 +361,10 @@ impl<'a, Meta> Core<'a, Meta> {
         mut fx: Effects,
     ) {
         let mut desk = self.guest_desk(&mut state);
-        desk.begin(&mut state, &mut task, None, None, self.now(), &mut fx);
+        let twin = Arc::clone(&task.record);
+        desk.begin(&mut state, (&mut task, twin), None, None, self.now(), &mut fx);
         drop(state);
+        desk.identify(&task);
         self.apply(fx);
         let inside = callout::enter(self.identity(), desk.hand);
         let turn = desk.end(task, Some(error));
@@ -379,8 +381,10 @@ impl<'a, Meta> Core<'a, Meta> {
     ) {
         let order = state.order(&task);
         let mut desk = self.guest_desk(&mut state);
-        desk.begin(&mut state, &mut task, Some(order), None, self.now(), &mut fx);
+        let twin = Arc::clone(&task.record);
+        desk.begin(&mut state, (&mut task, twin), Some(order), None, self.now(), &mut fx);
         drop(state);
+        desk.identify(&task);
         self.apply(fx);
         let inside = callout::enter(self.identity(), desk.hand);
         let turn = desk.turn(task, order);

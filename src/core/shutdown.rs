@@ -115,8 +115,10 @@ impl<'a, Meta> Core<'a, Meta> {
                 desk.forget_hooks();
                 break;
             };
-            desk.begin(&mut state, &mut task, None, None, self.now(), &mut fx);
+            let twin = Arc::clone(&task.record);
+            desk.begin(&mut state, (&mut task, twin), None, None, self.now(), &mut fx);
             drop(state);
+            desk.identify(&task);
             self.apply(fx);
             // A loop's end is silent.
             let error = (task.record.kind == Kind::Once).then_some(TaskError::Abandoned);

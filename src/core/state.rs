@@ -169,6 +169,13 @@ pub(crate) struct Pause {
     pub(crate) tally: Tally,
 }
 
+/// A task in the queue. The second of its record's owners stands ready for the hand that will list it, so that
+/// a worker need not touch the record, which is in its submitter's cache, before it has let go of the lock.
+struct Due<'a, Meta> {
+    task: Task<'a, Meta>,
+    twin: Arc<Record<'a, Meta>>,
+}
+
 /// What is to be done with a task that was taken from the queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Order {
@@ -183,7 +190,8 @@ pub(crate) enum Order {
 
 /// What a worker does next.
 pub(crate) enum Next<'a, Meta> {
-    Take(Task<'a, Meta>, Order),
+    /// With the record once more, for [`State::hold`].
+    Take(Task<'a, Meta>, Arc<Record<'a, Meta>>, Order),
     /// Look at the hint for some microseconds, then ask again.
     Linger,
     /// Wait for the token, until this moment at the latest.
@@ -324,7 +332,7 @@ pub(crate) struct State<'a, Meta> {
     next_id: u64,
     succeeded: u64,
     failed: u64,
-    queue: Queue<Task<'a, Meta>>,
+    queue: Queue<Due<'a, Meta>>,
     /// When a worker last took a task.
     last_take: Moment,
     /// How many were taken since the last tick.
@@ -693,7 +701,7 @@ impl<'a, Meta> State<'a, Meta> {
     fn push(&mut self, task: Task<'a, Meta>) {
         self.queue.push(|place| {
             task.record.job.placed(place);
-            task
+            Due { twin: Arc::clone(&task.record), task }
         });
         if self.lingering > 0 {
             self.hint.store(true, Ordering::Release);
@@ -1006,9 +1014,9 @@ impl<'a, Meta> State<'a, Meta> {
                 return Next::Successor(self.reserve());
             }
         }
-        if let Some(task) = self.take(hand, now, fx) {
+        if let Some(Due { task, twin }) = self.take(hand, now, fx) {
             let order = self.order(&task);
-            return Next::Take(task, order);
+            return Next::Take(task, twin, order);
         }
         self.leave_or_park(hand, now)
     }
@@ -1090,8 +1098,8 @@ impl<'a, Meta> State<'a, Meta> {
 
     // -- the way of a task --------------------------------------------------------------------------------
 
-    fn take(&mut self, hand: usize, now: Moment, fx: &mut Effects) -> Option<Task<'a, Meta>> {
-        let task = self.queue.pop()?;
+    fn take(&mut self, hand: usize, now: Moment, fx: &mut Effects) -> Option<Due<'a, Meta>> {
+        let due = self.queue.pop()?;
         self.last_take = now;
         self.takes += 1;
         let beat = self.beat;
@@ -1102,27 +1110,29 @@ impl<'a, Meta> State<'a, Meta> {
             taker.beat = beat;
             self.takers += 1;
         }
-        if task.record.attempt() == 0 {
+        if is_first(&due.task) {
             self.started(fx);
         }
-        Some(task)
+        Some(due)
     }
 
     /// Takes the task with this id out of the queue, if it is there, to run it or to end it.
     pub(crate) fn take_out(&mut self, place: u64, id: TaskId, fx: &mut Effects) -> Option<Task<'a, Meta>> {
-        if self.queue.get(place)?.record.id() != id {
+        if self.queue.get(place)?.task.record.id() != id {
             return None;
         }
-        let task = self.queue.remove(place, |task, place| task.record.job.placed(place))?;
-        if task.record.attempt() == 0 {
+        let Due { task, .. } = self.queue.remove(place, |due, place| due.task.record.job.placed(place))?;
+        if is_first(&task) {
             self.started(fx);
         }
         Some(task)
     }
 
     pub(crate) fn order(&self, task: &Task<'a, Meta>) -> Order {
+        // Without luggage it runs once, and has not been paused.
+        let kind = task.luggage.as_ref().map_or(Kind::Once, |_| task.record.kind);
         let paused = task.luggage.as_ref().is_some_and(|luggage| luggage.course.failure.is_some());
-        match task.record.kind {
+        match kind {
             _ if self.cancelled && paused => Order::GiveUp,
             Kind::Loop if self.closed && !paused => Order::EndLoop,
             Kind::Once if self.cancelled => Order::Cancel,
@@ -1417,7 +1427,7 @@ impl<'a, Meta> State<'a, Meta> {
     /// All live tasks, oldest first.
     pub(crate) fn tasks(&self, now: Moment) -> Vec<TaskInfo<'a, Meta>> {
         let mut tasks = Vec::with_capacity(self.len());
-        tasks.extend(self.queue.iter().map(|task| waiting(task, Phase::Queued, now)));
+        tasks.extend(self.queue.iter().map(|due| waiting(&due.task, Phase::Queued, now)));
         tasks.extend(self.timers.values().map(|(task, _)| waiting(task, Phase::Delayed, now)));
         tasks.extend(self.doomed.iter().map(|task| waiting(task, Phase::Queued, now)));
         for hand in self.slots.iter().filter_map(|slot| slot.hand.as_ref()) {
@@ -1443,10 +1453,10 @@ impl<'a, Meta> State<'a, Meta> {
         tasks.extend(self.given_up[since..].iter().filter(|task| !live.contains(&task.id())).cloned());
         tasks.sort_unstable_by_key(TaskInfo::id);
         self.abandoned |= !live.is_empty();
-        let queued = self.queue.drain().map(|task| (task, Phase::Queued));
+        let queued = self.queue.drain().map(|due| (due.task, Phase::Queued));
         let delayed = std::mem::take(&mut self.timers).into_values().map(|(task, _)| (task, Phase::Delayed));
         for (task, phase) in queued.chain(delayed) {
-            self.pending -= usize::from(task.record.attempt() == 0);
+            self.pending -= usize::from(is_first(&task));
             self.given_up.push(waiting(&task, phase, now));
             self.doomed.push_back(task);
         }
@@ -1495,6 +1505,11 @@ pub(crate) struct Ended {
     pub(crate) tally: Tally,
 }
 
+/// Has it not been started yet? Only what has luggage can be started more than once.
+fn is_first<Meta>(task: &Task<'_, Meta>) -> bool {
+    task.luggage.as_ref().is_none_or(|_| task.record.attempt() == 0)
+}
+
 fn waiting<'a, Meta>(task: &Task<'a, Meta>, phase: Phase, now: Moment) -> TaskInfo<'a, Meta> {
     let sight = Sight {
         phase,
@@ -1518,7 +1533,7 @@ fn in_hand<'a, Meta>(
         phase: held.phase.unwrap_or(running),
         age: now.since(held.record.accepted()),
         running_for: control.running_for(),
-        attempt: held.record.attempt(),
+        attempt: control.attempt(),
         // Only who runs it is named: a submitter that still has it in hand does not.
         thread: thread.filter(|_| held.phase.is_none()).cloned(),
         progress: control.note(),

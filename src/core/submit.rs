@@ -165,8 +165,10 @@ impl<'a, Meta> Core<'a, Meta> {
         let delayed = task.luggage.as_ref().is_some_and(|luggage| luggage.delay.is_some());
         let phase = if delayed { Phase::Delayed } else { Phase::Queued };
         let mut desk = self.guest_desk(&mut state);
-        desk.begin(&mut state, &mut task, None, Some(phase), now, &mut fx);
+        let twin = Arc::clone(&task.record);
+        desk.begin(&mut state, (&mut task, twin), None, Some(phase), now, &mut fx);
         drop(state);
+        desk.identify(&task);
         self.apply(fx);
         let inside = callout::enter(self.identity(), desk.hand);
 
@@ -252,8 +254,10 @@ impl<'a, Meta> Core<'a, Meta> {
             let refusal = state.is_abandoned().then(|| state.gives_up(&task, now)).flatten();
             let order = state.order(&task);
             state.let_go(desk.hand);
-            desk.begin(&mut state, &mut task, refusal.is_none().then_some(order), None, now, &mut fx);
+            let (twin, begins) = (Arc::clone(&task.record), refusal.is_none().then_some(order));
+            desk.begin(&mut state, (&mut task, twin), begins, None, now, &mut fx);
             drop(state);
+            desk.identify(&task);
             self.apply(fx);
             let turn = match refusal {
                 Some(refusal) => desk.refused(task, refusal),

@@ -41,9 +41,10 @@ pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>, hand: usize) {
         };
         let next = state.next(hand, now, &mut fx);
         match next {
-            Next::Take(mut task, order) => {
-                desk.begin(&mut state, &mut task, Some(order), None, now, &mut fx);
+            Next::Take(mut task, twin, order) => {
+                desk.begin(&mut state, (&mut task, twin), Some(order), None, now, &mut fx);
                 drop(state);
+                desk.identify(&task);
                 core.apply(fx);
                 drop_record(core, done);
                 turn = Some(desk.turn(task, order));
