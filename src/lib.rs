@@ -94,7 +94,7 @@
 //! use std::process::ExitCode;
 //! use std::time::Duration;
 //!
-//! fn end(manager: &Manager<&str>) -> ExitCode {
+//! fn end(manager: &Manager<&'static str>) -> ExitCode {
 //!     match manager.shutdown(Grace::drain(Duration::from_secs(25))) {
 //!         Ok(()) => ExitCode::SUCCESS,
 //!         Err(unfinished) => {
