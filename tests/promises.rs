@@ -137,6 +137,7 @@ fn p04_a_panic_anywhere_kills_no_worker_and_hangs_no_waiter() {
         .map(|_| manager.spawn("healthy", |_| Ok(std::thread::current().id())).unwrap().join().unwrap())
         .collect();
     assert_eq!(threads[0], threads[1]);
+    manager.wait_timeout(HANG).unwrap();
     let stats = manager.stats();
     assert_eq!((stats.added, stats.succeeded, stats.failed, stats.peak_threads), (5, 2, 3, 1));
     assert!(stats.hook_panics >= 5 + 3, "{stats:?}");
@@ -171,7 +172,11 @@ fn p05_no_lock_is_held_while_the_users_code_runs() {
     });
     for _ in 0..50 {
         let looks = Looks(manager.uncounted());
-        manager.run(Meta(other.uncounted()), move |_| Ok(drop(looks))).unwrap();
+        let task = move |_: &inflight::Context| {
+            drop(looks);
+            Ok(())
+        };
+        manager.run(Meta(other.uncounted()), task).unwrap();
     }
     manager.wait_timeout(HANG).map_err(|_| "hangs").unwrap();
     assert_eq!(manager.stats().hook_panics, 0);
@@ -185,7 +190,11 @@ fn p06_waiting_inside_of_a_task_or_a_hook_never_deadlocks() {
         let _ = errors.send((*meta, error.to_string()));
     });
     let inner = manager.uncounted();
-    manager.run("wait", move |_| Ok(inner.wait())).unwrap();
+    let waits = move |_: &inflight::Context| {
+        inner.wait();
+        Ok(())
+    };
+    manager.run("wait", waits).unwrap();
     let inner = manager.uncounted();
     manager.run("shutdown", move |_| Ok(inner.shutdown(Grace::drain(HANG))?)).unwrap();
     for _ in 0..2 {
@@ -328,7 +337,7 @@ fn p12_after_a_clean_shutdown_no_thread_of_ours_is_left() {
     let manager = Manager::builder().name("tidy").stalled_after(Duration::ZERO).build().unwrap();
     manager.on_task_stalled(|_, _, _| {});
     for n in 0..50 {
-        manager.run(n, |_| Ok(std::thread::yield_now())).unwrap();
+        manager.run(n, |_| Ok(())).unwrap();
     }
     manager.run_task(Task::once(50, |_| Ok(())).delay(Duration::from_secs(3600))).unwrap();
     let shut = manager.shutdown(Grace::drain(Duration::from_millis(20)).then_cancel(HANG));
