@@ -86,8 +86,16 @@ impl Retry {
     /// Pauses as the iterators that `factory` makes say, one iterator for each task (for each iteration of a
     /// loop). When it is exhausted, the task gives up.
     ///
-    /// This is where other crates' policies plug in. With `backon`, for example:
-    /// `.delays(|| ExponentialBuilder::default().with_jitter().build())`.
+    /// This is where other crates' policies plug in, such as `backon`'s:
+    ///
+    /// ```
+    /// use backon::{BackoffBuilder, ExponentialBuilder};
+    /// use inflight::Retry;
+    /// let theirs = ExponentialBuilder::default().with_jitter().with_max_times(5);
+    /// let _retry = Retry::unlimited().delays(move || theirs.build());
+    /// ```
+    ///
+    /// or a list of your own:
     ///
     /// ```
     /// use inflight::Retry;

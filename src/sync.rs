@@ -45,9 +45,6 @@ impl Drop for Held {
     }
 }
 
-/// How often a thread looks again at a lock that is held before it lets the operating system help.
-const SPINS: u32 = 64;
-
 /// A mutex that no panic poisons.
 pub(crate) struct Mutex<T>(parking_lot::Mutex<T>);
 
@@ -63,22 +60,7 @@ impl<T> Mutex<T> {
 
     #[inline]
     pub(crate) fn lock(&self) -> Guard<'_, T> {
-        Guard { guard: self.0.try_lock().unwrap_or_else(|| self.lock_soon()), _held: Held::new() }
-    }
-
-    /// Our critical sections take less than 0.1 µs. So it pays to spin for about as long as a few of them before
-    /// `parking_lot` yields the core, which takes a system call, and then parks the thread, which takes two.
-    #[cold]
-    fn lock_soon(&self) -> parking_lot::MutexGuard<'_, T> {
-        for _ in 0..SPINS {
-            std::hint::spin_loop();
-            if !self.0.is_locked() {
-                if let Some(guard) = self.0.try_lock() {
-                    return guard;
-                }
-            }
-        }
-        self.0.lock()
+        Guard { guard: self.0.lock(), _held: Held::new() }
     }
 
     #[inline]
