@@ -107,6 +107,10 @@ pub enum Reason {
     Spawn(io::Error),
 }
 
+// The error inside is only ever read.
+impl UnwindSafe for Reason {}
+impl RefUnwindSafe for Reason {}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,5 +1,9 @@
 //! The twelve promises of the README, one test for each. Other files look at each of them more closely.
 
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
 use inflight::{Grace, Kind, Manager, ManualClock, Phase, Reason, Retry, Task, TaskError};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -343,22 +347,7 @@ fn p12_after_a_clean_shutdown_no_thread_of_ours_is_left() {
     let shut = manager.shutdown(Grace::drain(Duration::from_millis(20)).then_cancel(HANG));
     shut.unwrap();
     assert_eq!(manager.stats().threads, 0);
-    let left: Vec<_> = threads().into_iter().filter(|name| name.starts_with("tidy")).collect();
-    // The thread has left the manager; the operating system may take a moment to see its end.
-    assert!(left.is_empty() || gone_soon("tidy"), "{left:?}");
-}
-
-fn gone_soon(name: &str) -> bool {
-    (0..10_000).any(|_| {
-        std::thread::sleep(Duration::from_millis(1));
-        !threads().iter().any(|thread| thread.starts_with(name))
-    })
-}
-
-/// The names of this process's threads; none where the system does not say.
-fn threads() -> Vec<String> {
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
-    tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok()).collect()
+    assert!(common::none_is_left("tidy"));
 }
 
 #[test]
