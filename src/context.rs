@@ -891,10 +891,12 @@ impl Watch {
 
     fn examine(&mut self, now: Moment) -> (Moment, bool) {
         let line = self.since.after(self.after);
-        if self.hung {
+        if self.ended {
+            (Moment::NEVER, false)
+        } else if self.hung {
             // A sign of life in the meantime starts the watch anew, and nobody wakes the supervisor for it.
             (now.after(self.after.max(HUNG_POLL)), false)
-        } else if self.ended || line == Moment::NEVER || now < line {
+        } else if line == Moment::NEVER || now < line {
             (line, false)
         } else {
             self.hung = true;
@@ -948,6 +950,11 @@ impl Bell {
     pub(crate) fn dismiss(&self) {
         self.rung.lock().dismissed = true;
         self.ringing.notify_one();
+    }
+
+    /// Nobody who has rung is live any more.
+    pub(crate) fn clear(&self) {
+        self.rung.lock().by.clear();
     }
 
     /// There is something to watch after all.

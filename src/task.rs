@@ -450,6 +450,11 @@ impl Luggage<'_> {
     pub(crate) fn is_watched(&self) -> bool {
         self.stalled_after.is_some()
     }
+
+    /// When the time is up that its attempts have in all; they have begun, or begin now.
+    pub(crate) fn timeout_at(&self) -> Moment {
+        self.timeout.zip(self.course.began).map_or(Moment::NEVER, |(timeout, began)| began.after(timeout))
+    }
 }
 
 /// How far the attempts of a task, or of one iteration of a loop, have come.

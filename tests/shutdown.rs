@@ -137,7 +137,7 @@ fn each_of_several_shutdowns_keeps_its_own_budget_and_answers_truthfully() {
         let manager = manager.clone();
         std::thread::spawn(move || manager.shutdown(grace))
     };
-    let long = shuts(Grace::drain(SEC * 3600));
+    let long = shuts(Grace::drain(Duration::MAX));
     while !manager.is_closed() {
         std::thread::yield_now();
     }

@@ -17,9 +17,11 @@ const DEPTH: usize = 8;
 struct Frame {
     manager: usize,
     hand: usize,
+    /// May this thread run a task that it is to wait for? Not the notifier.
+    helps: bool,
 }
 
-const NOWHERE: Frame = Frame { manager: 0, hand: 0 };
+const NOWHERE: Frame = Frame { manager: 0, hand: 0, helps: true };
 
 /// The call-outs that a thread is in, outermost first.
 #[derive(Clone, Copy)]
@@ -63,10 +65,19 @@ pub(crate) struct Inside {
 }
 
 pub(crate) fn enter(manager: usize, hand: usize) -> Inside {
+    push(Frame { manager, hand, helps: true })
+}
+
+/// As `enter`, on the notifier: whoever joins there waits, and runs nothing.
+pub(crate) fn enter_to_notify(manager: usize, hand: usize) -> Inside {
+    push(Frame { manager, hand, helps: false })
+}
+
+fn push(new: Frame) -> Inside {
     INSIDE.with(|frames| {
         let depth = frames.depth.get();
         if let Some(frame) = frames.known.get(depth) {
-            frame.set(Frame { manager, hand });
+            frame.set(new);
         }
         frames.depth.set(depth + 1);
     });
@@ -83,6 +94,11 @@ impl Drop for Inside {
 #[inline]
 pub(crate) fn is_inside(manager: usize) -> bool {
     INSIDE.with(|frames| frames.depth.get() > DEPTH || frames.known().any(|frame| frame.manager == manager))
+}
+
+/// May this thread run a task of `manager` that it would have to wait for?
+pub(crate) fn may_help(manager: usize) -> bool {
+    INSIDE.with(|frames| !frames.known().any(|frame| frame.manager == manager && !frame.helps))
 }
 
 /// The hands of `manager` that this thread acts for.

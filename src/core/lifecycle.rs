@@ -12,7 +12,7 @@ use super::unwind::{self, Panic};
 use crate::clock::Moment;
 use crate::context::{Cause, Context, Control, Notice, Values};
 use crate::error::{BoxError, TaskError};
-use crate::hooks::{Copy, Guards, Hooks, call_each};
+use crate::hooks::{Carried, Copy, Guards, Hooks, call_each};
 use crate::info::Phase;
 use crate::retry::Backoff;
 use crate::sync::{Arc, Ordering};
@@ -109,15 +109,14 @@ impl<'a, Meta> Desk<'a, Meta> {
     /// As `begin`, for a task with luggage. Answers when its attempt is to be looked at for a stall.
     fn begin_with(&self, luggage: &mut Luggage<'a>, runs: bool, now: Moment) -> Moment {
         let course = &mut luggage.course;
-        let mut timeout_at = Moment::NEVER;
         if runs {
             course.attempts += 1;
-            let began = *course.began.get_or_insert(now);
-            timeout_at = luggage.timeout.map_or(Moment::NEVER, |timeout| began.after(timeout));
+            course.began.get_or_insert(now);
         }
+        let (attempts, note) = (course.attempts, course.note.take());
         let watch = luggage.stalled_after.filter(|_| runs);
-        self.control().reset(course.attempts, now, timeout_at);
-        self.control().observe(course.note.take(), watch.map(|after| (after, luggage.values.clone())));
+        self.control().reset(attempts, now, if runs { luggage.timeout_at() } else { Moment::NEVER });
+        self.control().observe(note, watch.map(|after| (after, luggage.values.clone())));
         watch.map_or(Moment::NEVER, |after| now.after(after))
     }
 
@@ -148,7 +147,10 @@ impl<'a, Meta> Desk<'a, Meta> {
             Order::EndLoop => self.end(task, None),
             Order::GiveUp => {
                 let failure = task.luggage.as_mut().and_then(|luggage| luggage.course.failure.take());
-                self.end(task, failure)
+                match failure {
+                    Some(failure) if task.record.kind == Kind::Loop => self.end_iteration(task, failure),
+                    failure => self.end(task, failure),
+                }
             }
         }
     }
@@ -266,11 +268,7 @@ impl<'a, Meta> Desk<'a, Meta> {
         let tally = if error.is_some() { Tally::Failed } else { Tally::Silent };
         let outcome = error.map_or(Ok(()), Err);
         if tally == Tally::Failed {
-            let mut guards = Guards::default();
-            let entered = guards.enter(&carried);
-            self.core.count_panics(u64::from(entered.is_err()));
-            self.report(&record, Some(&outcome), None);
-            self.core.count_panics(guards.leave());
+            self.report_unrun(&record, &carried, &outcome);
         }
         let ended = self.ended(&record, luggage.as_deref(), tally);
         self.drop_all(outcome, carried, luggage);
@@ -290,7 +288,7 @@ impl<'a, Meta> Desk<'a, Meta> {
     fn drop_all(
         &mut self,
         outcome: Result<(), TaskError>,
-        carried: Vec<Box<dyn crate::hooks::Carried + 'a>>,
+        carried: Vec<Box<dyn Carried + 'a>>,
         luggage: Option<Box<Luggage<'a>>>,
     ) {
         if outcome.is_err() {
@@ -363,17 +361,50 @@ impl<'a, Meta> Desk<'a, Meta> {
                 }
             }
         }
+        Step::Pause(self.next_iteration(luggage, outcome.is_ok(), now), Wait::Iteration)
+    }
+
+    /// When a loop's next iteration is due.
+    fn next_iteration(&self, luggage: &mut Luggage<'a>, succeeded: bool, now: Moment) -> Moment {
         let course = std::mem::take(&mut luggage.course);
-        luggage.course.failed_in_a_row =
-            if outcome.is_ok() { 0 } else { course.failed_in_a_row.saturating_add(1) };
+        luggage.course.failed_in_a_row = if succeeded { 0 } else { course.failed_in_a_row.saturating_add(1) };
         let next = match luggage.every {
             Some(period) => course.began.unwrap_or(now).after(period).max(now),
-            None if outcome.is_ok() => now,
+            None if succeeded => now,
             None => now.after(loop_pause(luggage.course.failed_in_a_row)),
         };
         // What is left of the iteration may be the user's: its pauses, its last failure.
         self.call_out(|| drop(course));
-        Step::Pause(next, Wait::Iteration)
+        next
+    }
+
+    /// A loop's iteration is out of time in a retry pause: it ends with the failure it had.
+    fn end_iteration(&mut self, task: Task<'a, Meta>, failure: TaskError) -> Turn<'a, Meta> {
+        let Task { record, luggage } = task;
+        let mut luggage = luggage.expect("what pauses was made to repeat, which stands in its luggage");
+        let outcome = Err(failure);
+        self.cx.values = luggage.values.clone();
+        self.report_unrun(&record, &luggage.carried, &outcome);
+        self.hide_values();
+        self.call_out(|| drop(outcome));
+        let until = self.next_iteration(&mut luggage, false, self.core.now());
+        let pause = Pause { until, wait: Wait::Iteration, tally: Tally::Failed };
+        self.end_context();
+        Turn::Paused(Task { record, luggage: Some(luggage) }, pause)
+    }
+
+    /// The hooks for what ends without an attempt, within what was carried along.
+    fn report_unrun(
+        &mut self,
+        record: &Record<'a, Meta>,
+        carried: &[Box<dyn Carried + 'a>],
+        outcome: &Result<(), TaskError>,
+    ) {
+        let mut guards = Guards::default();
+        let entered = guards.enter(carried);
+        self.core.count_panics(u64::from(entered.is_err()));
+        self.report(record, Some(outcome), None);
+        self.core.count_panics(guards.leave());
     }
 
     /// When the task is to be attempted again, if it is.

@@ -379,7 +379,7 @@ impl<'a, Meta> Core<'a, Meta> {
         mut task: Task<'a, Meta>,
         mut fx: Effects,
     ) {
-        let order = state.order(&task);
+        let order = state.order(&task, self.now());
         let mut desk = self.guest_desk(&mut state);
         let twin = Arc::clone(&task.record);
         desk.begin(&mut state, (&mut task, twin), Some(order), None, self.now(), &mut fx);
@@ -452,6 +452,9 @@ impl<'a, Meta> Core<'a, Meta> {
 
     /// Runs the task on this thread if no thread has it in hand.
     pub(crate) fn help_with(self: &Arc<Self>, place: u64, id: TaskId) {
+        if !callout::may_help(self.identity()) {
+            return;
+        }
         let mut fx = Effects::default();
         let mut state = self.state.lock();
         if let Some(task) = state.take_out(place, id, &mut fx) {

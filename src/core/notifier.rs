@@ -12,7 +12,7 @@ pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>) {
     loop {
         while let Some((hand, task)) = core.root.bell.answer() {
             let Some((record, control)) = core.lock().holding(hand, task) else { continue };
-            let inside = callout::enter(core.identity(), hand);
+            let inside = callout::enter_to_notify(core.identity(), hand);
             deliver_notices(core, hooks.now(&core.shelf), &control, &record.meta);
             drop_record(core, Some(record));
             drop(inside);
@@ -28,6 +28,7 @@ pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>) {
             state = core.lock();
             if state.notifier_may_leave() {
                 state.notifier_leaves(&mut fx);
+                core.root.bell.clear();
                 drop(state);
                 return core.apply(fx);
             }

@@ -182,7 +182,8 @@ pub(crate) enum Order {
     Run,
     /// It was cancelled before it first ran.
     Cancel,
-    /// It was cancelled in a retry pause: it ends with the failure it had.
+    /// It is not attempted again, cancelled or out of time in its retry pause: it ends, or a loop's iteration
+    /// does, with the failure it had.
     GiveUp,
     /// A loop whose next iteration is not to begin.
     EndLoop,
@@ -1015,7 +1016,7 @@ impl<'a, Meta> State<'a, Meta> {
             }
         }
         if let Some(Due { task, twin }) = self.take(hand, now, fx) {
-            let order = self.order(&task);
+            let order = self.order(&task, now);
             return Next::Take(task, twin, order);
         }
         self.leave_or_park(hand, now)
@@ -1128,12 +1129,14 @@ impl<'a, Meta> State<'a, Meta> {
         Some(task)
     }
 
-    pub(crate) fn order(&self, task: &Task<'a, Meta>) -> Order {
+    pub(crate) fn order(&self, task: &Task<'a, Meta>, now: Moment) -> Order {
         // Without luggage it runs once, and has not been paused.
-        let kind = task.luggage.as_ref().map_or(Kind::Once, |_| task.record.kind);
-        let paused = task.luggage.as_ref().is_some_and(|luggage| luggage.course.failure.is_some());
-        match kind {
-            _ if self.cancelled && paused => Order::GiveUp,
+        let Some(luggage) = &task.luggage else {
+            return if self.cancelled { Order::Cancel } else { Order::Run };
+        };
+        let paused = luggage.course.failure.is_some();
+        match task.record.kind {
+            _ if paused && (self.cancelled || now >= luggage.timeout_at()) => Order::GiveUp,
             Kind::Loop if self.closed && !paused => Order::EndLoop,
             Kind::Once if self.cancelled => Order::Cancel,
             _ => Order::Run,
@@ -1370,7 +1373,10 @@ impl<'a, Meta> State<'a, Meta> {
 
     /// Is the notifier to be started now?
     pub(crate) fn wants_notifier(&mut self, now: Moment) -> bool {
-        let wants = !self.notifier.alive && !self.notifier.starting && now >= self.notifier_refused.until;
+        let wants = self.watched > 0
+            && !self.notifier.alive
+            && !self.notifier.starting
+            && now >= self.notifier_refused.until;
         self.notifier.starting |= wants;
         wants
     }

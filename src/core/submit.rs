@@ -252,7 +252,7 @@ impl<'a, Meta> Core<'a, Meta> {
             }
             // What was abandoned meanwhile is ended by who has it in hand.
             let refusal = state.is_abandoned().then(|| state.gives_up(&task, now)).flatten();
-            let order = state.order(&task);
+            let order = state.order(&task, now);
             state.let_go(desk.hand);
             let (twin, begins) = (Arc::clone(&task.record), refusal.is_none().then_some(order));
             desk.begin(&mut state, (&mut task, twin), begins, None, now, &mut fx);

@@ -12,15 +12,13 @@ pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>) {
         let mut fx = Effects::default();
         let mut rings = Vec::new();
         let next = state.supervise(now, &mut fx, &mut rings);
-        let mut start_notifier = false;
-        if !rings.is_empty() || core.root.bell.is_rung() {
-            start_notifier = state.wants_notifier(now);
-        }
         let Some(until) = next else {
             state.supervisor_leaves(&mut fx);
             drop(state);
             return core.apply(fx);
         };
+        // One that was refused is asked for again while somebody has rung in vain.
+        let start_notifier = (!rings.is_empty() || core.root.bell.is_rung()) && state.wants_notifier(now);
         if fx.is_empty() && rings.is_empty() && !start_notifier {
             core.supervisor.wait_until(&mut state, &core.root.clock, until);
             continue;

@@ -6,7 +6,7 @@ use inflight::{BoxError, Context, Manager};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Guards against a hang: nothing in these tests takes as long.
 pub(crate) const HANG: Duration = Duration::from_secs(60);
@@ -54,6 +54,16 @@ pub(crate) fn busy<M: Send + Sync + 'static>(manager: &Manager<M>, meta: M) -> G
     manager.run(meta, task).map_err(drop).expect("it is accepted");
     gate.started();
     gate
+}
+
+/// Waits until another thread has brought about what `holds` looks for.
+#[track_caller]
+pub(crate) fn until(mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < HANG, "it does not come about");
+        std::thread::yield_now();
+    }
 }
 
 /// Counts drops.
