@@ -6,6 +6,8 @@ set -euo pipefail
 # A command, and the package that brings it.
 tools=(
     "redis-server redis-server"
+    "chromium chromium"
+    "chromedriver chromium-driver"
 )
 
 missing=()

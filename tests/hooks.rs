@@ -32,7 +32,8 @@ fn hooks_run_in_the_order_in_which_they_were_added() {
     manager.wait();
     manager.run((), |_| Err("no".into())).unwrap();
     manager.wait();
-    let expected = ["added", "succeeded", "added", "failed"].map(|name| [1, 2, 3].map(|n| format!("{name} {n}")));
+    let expected =
+        ["added", "succeeded", "added", "failed"].map(|name| [1, 2, 3].map(|n| format!("{name} {n}")));
     assert_eq!(*log.lock().unwrap(), expected.concat());
 }
 
@@ -86,7 +87,8 @@ fn each_task_is_told_of_once_when_it_is_added_and_once_when_it_ends() {
     let submitters: Vec<_> = (0..4)
         .map(|_| {
             let manager = manager.clone();
-            let submit = move |n| manager.run(n, move |_| if n % 2 == 0 { Ok(()) } else { Err("odd".into()) });
+            let submit =
+                move |n| manager.run(n, move |_| if n % 2 == 0 { Ok(()) } else { Err("odd".into()) });
             std::thread::spawn(move || (0..250).map(submit).collect::<Result<Vec<_>, _>>().unwrap())
         })
         .collect();
@@ -199,7 +201,9 @@ fn captures_are_gone_before_the_ended_hooks_are_called() {
         uses();
         Err("no".into())
     });
-    for (n, task) in [succeeds, fails, panics, again, given_up.retry(Retry::attempts(1))].into_iter().enumerate() {
+    for (n, task) in
+        [succeeds, fails, panics, again, given_up.retry(Retry::attempts(1))].into_iter().enumerate()
+    {
         manager.run_task(task).unwrap();
         assert_eq!(said.recv_timeout(HANG).unwrap(), n + 1);
     }

@@ -149,7 +149,8 @@ fn without_a_period_failures_in_a_row_back_off() {
     let (started, task) =
         stamped(&clock, |iteration| if iteration == 4 { Ok(()) } else { Err("busy".into()) });
     manager.run_task(Task::looping("poll", task)).unwrap();
-    let mut pause = |pause: Duration| {
+    next(&started);
+    let pause = |pause: Duration| {
         until_phases(&manager, &[Phase::Delayed]);
         let before = clock.elapsed();
         clock.advance(pause - MS);
@@ -204,7 +205,7 @@ fn any_period_will_do() {
     next(&started);
     let (always, task) = stamped(&clock, |_| Ok(()));
     manager.run_task(Task::looping("always", task).every(Duration::ZERO)).unwrap();
-    (0..10).for_each(|_| drop(next(&always)));
+    (0..10).for_each(|_| assert!(next(&always).is_zero()));
     clock.advance(Duration::MAX);
     next(&always);
     assert!(started.try_recv().is_err());
@@ -408,7 +409,7 @@ fn the_drop_of_the_last_handle_ends_loops() {
 fn a_submitter_that_is_still_in_its_hook_when_the_manager_closes_starts_no_iteration() {
     let manager = manager(&ManualClock::new());
     let inner = manager.uncounted();
-    manager.on_task_added(move |_, _| drop(inner.close()));
+    manager.on_task_added(move |_, _| assert!(inner.close()));
     let journal = Journal::of(&manager);
     manager.run_task(Task::looping("poll", |_| unreachable!())).unwrap();
     manager.wait();
@@ -431,7 +432,7 @@ fn inline_it_ends_after_one_iteration() {
 #[test]
 fn a_closed_manager_has_no_loop_and_no_thread_left() {
     let clock = ManualClock::new();
-    let manager = fused(Manager::builder().name("loops").clock(&clock));
+    let manager = fused(Manager::builder().name("closes").clock(&clock));
     let (started, task) = stamped(&clock, |_| Ok(()));
     manager.run_task(Task::looping("poll", task).every(SEC)).unwrap();
     next(&started);
@@ -441,5 +442,5 @@ fn a_closed_manager_has_no_loop_and_no_thread_left() {
         until(|| manager.count_of(Kind::Loop) == 0);
         busy.open();
     });
-    until(|| support::threads_named("loops") == 0);
+    until(|| support::threads_named("closes") == 0);
 }

@@ -162,7 +162,6 @@ impl<'a, Meta> Desk<'a, Meta> {
             Refusal::Ends => self.end(task, failure),
             Refusal::Abandoned => {
                 self.call_out(|| drop(failure));
-                self.end_context();
                 self.end(task, Some(TaskError::Abandoned))
             }
         }
@@ -250,6 +249,7 @@ impl<'a, Meta> Desk<'a, Meta> {
                 self.call_out(|| drop((values, shown)));
                 self.call_out(|| drop(failure));
                 let tally = if wait == Wait::Retry { Tally::Silent } else { tally };
+                self.end_context();
                 Turn::Paused(Task { record, luggage: Some(luggage) }, Pause { until, wait, tally })
             }
         }

@@ -1,5 +1,6 @@
-//! Routes: from a request to its reply.
+//! The public routes: from a request to its reply.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -10,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tiny_http::{Method, Request};
 
-use crate::note;
 use crate::orders::{Order, Orders, Simulate};
 use crate::receipt;
 use crate::store::Store;
@@ -33,16 +33,25 @@ pub(crate) struct App {
 #[derive(Debug, PartialEq)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
-    pub(crate) content_type: &'static str,
-    /// The methods that the path knows, if the request's was none of them.
-    pub(crate) allow: Option<&'static str>,
-    pub(crate) body: String,
+    /// Field and value of each.
+    pub(crate) headers: Vec<(&'static str, &'static str)>,
+    pub(crate) body: Cow<'static, str>,
 }
 
 impl Reply {
-    fn json(status: u16, body: &impl Serialize) -> Self {
+    pub(crate) fn new(status: u16, content_type: &'static str, body: impl Into<Cow<'static, str>>) -> Self {
+        let headers = vec![("Content-Type", content_type), ("X-Content-Type-Options", "nosniff")];
+        Reply { status, headers, body: body.into() }
+    }
+
+    pub(crate) fn json(status: u16, body: &impl Serialize) -> Self {
         let body = serde_json::to_string(body).expect("no reply has a map with keys that are not strings");
-        Reply { status, content_type: "application/json", allow: None, body }
+        Reply::new(status, "application/json", body)
+    }
+
+    pub(crate) fn with(mut self, field: &'static str, value: &'static str) -> Self {
+        self.headers.push((field, value));
+        self
     }
 
     pub(crate) fn error(status: u16, reason: impl fmt::Display) -> Self {
@@ -61,19 +70,19 @@ pub(crate) fn route(app: &App, request: &mut Request) -> Reply {
     match (request.method(), segments.as_slice()) {
         (Method::Post, ["orders"]) => place_order(app, request).unwrap_or_else(|refusal| refusal.reply()),
         (Method::Get | Method::Head, ["orders", id]) => show_order(app, id),
-        (Method::Get | Method::Head, ["healthz"]) => health(app),
+        (Method::Get | Method::Head, ["healthz"]) => health(app.receipts.is_closed()),
         (_, ["orders"]) => not_allowed("POST"),
         (_, ["orders", _] | ["healthz"]) => not_allowed("GET, HEAD"),
         _ => Reply::error(404, "no such page"),
     }
 }
 
-fn not_allowed(allow: &'static str) -> Reply {
-    Reply { allow: Some(allow), ..Reply::error(405, format_args!("the methods here: {allow}")) }
+pub(crate) fn not_allowed(allow: &'static str) -> Reply {
+    Reply::error(405, format_args!("the methods here: {allow}")).with("Allow", allow)
 }
 
-fn health(app: &App) -> Reply {
-    if app.receipts.is_closed() {
+pub(crate) fn health(closed: bool) -> Reply {
+    if closed {
         return Reply::error(503, "shutting down");
     }
     Reply::json(200, &json!({ "status": "ok" }))
@@ -141,7 +150,7 @@ impl Refusal {
                 _ => Reply::error(503, "no thread for the receipt, try again later"),
             },
             Refusal::Database(error) => {
-                note(format_args!("the database: {error}"));
+                tracing::error!("the database: {error}");
                 Reply::error(500, "the database does not answer")
             }
         }

@@ -27,7 +27,14 @@ pub(crate) enum Simulate {
     Stuck,
 }
 
-/// The name of an order on stderr and in the table of what a shutdown left behind. A client chose the item, so
+/// The name of an order, its item as the client wrote it: for JSON, and for whatever else escapes by itself.
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "order {} ({} x {})", self.id, self.quantity, self.item)
+    }
+}
+
+/// The name of an order in logs and in the table of what a shutdown left behind. A client chose the item, so
 /// what would break a line is escaped.
 impl fmt::Debug for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -15,8 +15,10 @@ use std::time::Duration;
 use inflight::{Manager, Rejected};
 use tiny_http::{Header, Request, Response};
 
-use crate::http::{self, App, Reply};
-use crate::note;
+use crate::http::{self, Reply};
+
+/// From a request to its reply, on the thread of its task.
+pub(crate) type Route = Arc<dyn Fn(&mut Request) -> Reply + Send + Sync>;
 
 /// What a task of `requests` is about.
 pub(crate) struct Incoming {
@@ -56,10 +58,10 @@ impl Server {
 
     /// Hands over the requests as they come, until the door is closed or `stop` is called. All that came before
     /// has been handed over then.
-    pub(crate) fn serve(&self, requests: &Manager<Incoming>, app: &Arc<App>) -> io::Error {
+    pub(crate) fn serve(&self, requests: &Manager<Incoming>, route: &Route) -> io::Error {
         loop {
             match self.queue.recv() {
-                Ok(request) => hand_over(request, requests, app),
+                Ok(request) => hand_over(request, requests, route),
                 Err(end) => return end,
             }
         }
@@ -71,9 +73,9 @@ impl Server {
     }
 
     /// Hands over what has come since `serve` returned.
-    pub(crate) fn serve_the_rest(&self, requests: &Manager<Incoming>, app: &Arc<App>) {
+    pub(crate) fn serve_the_rest(&self, requests: &Manager<Incoming>, route: &Route) {
         while let Ok(Some(request)) = self.queue.try_recv() {
-            hand_over(request, requests, app);
+            hand_over(request, requests, route);
         }
     }
 }
@@ -94,15 +96,15 @@ impl Door {
     }
 }
 
-fn hand_over(request: Request, requests: &Manager<Incoming>, app: &Arc<App>) {
+fn hand_over(request: Request, requests: &Manager<Incoming>, route: &Route) {
     let incoming = Incoming {
         method: request.method().to_string(),
         url: request.url().to_owned(),
         from: request.remote_addr().copied(),
     };
-    let app = Arc::clone(app);
+    let route = Arc::clone(route);
     let taken = requests.run(incoming, move |_cx| {
-        answer(&app, request);
+        answer(&*route, request);
         Ok(())
     });
     if let Err(rejected) = taken {
@@ -114,19 +116,18 @@ fn hand_over(request: Request, requests: &Manager<Incoming>, app: &Arc<App>) {
 fn answer_here(rejected: Rejected<Incoming>) {
     let about = format!("{:?}", rejected.meta());
     if let Err(error) = rejected.run_here() {
-        note(format_args!("{about}: {error}"));
+        tracing::error!("{about}: {error}");
     }
 }
 
-fn answer(app: &App, mut request: Request) {
+fn answer(route: &dyn Fn(&mut Request) -> Reply, mut request: Request) {
     if request.body_length() > Some(DISCARDED_AT_MOST) {
         return refuse_unread(request);
     }
-    let reply = http::route(app, &mut request);
+    let reply = route(&mut request);
     let mut response = Response::from_string(reply.body).with_status_code(reply.status);
-    response.add_header(header("Content-Type", reply.content_type));
-    if let Some(allow) = reply.allow {
-        response.add_header(header("Allow", allow));
+    for (field, value) in reply.headers {
+        response.add_header(header(field, value));
     }
     // A client that left without its answer has lost nothing else by that.
     let _ = request.respond(response);
@@ -146,12 +147,13 @@ const DISCARDED_AT_MOST: usize = 1 << 20;
 /// from it, which it allows for an upgrade only, hence an interim response first; and leaked, at the cost of a
 /// thread and a socket for each such client.
 fn refuse_unread(request: Request) {
-    let Reply { status, content_type, body, .. } = http::too_long();
+    let Reply { status, headers, body } = http::too_long();
     let mut connection = request.upgrade("none", Response::empty(100));
+    let headers: String = headers.iter().map(|(field, value)| format!("{field}: {value}\r\n")).collect();
     let length = body.len();
     let _ = write!(
         connection,
-        "HTTP/1.1 {status} Payload Too Large\r\nConnection: close\r\nContent-Type: {content_type}\r\n\
+        "HTTP/1.1 {status} Payload Too Large\r\nConnection: close\r\n{headers}\
          Content-Length: {length}\r\n\r\n{body}"
     );
     let _ = connection.flush();

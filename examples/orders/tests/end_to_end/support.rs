@@ -52,6 +52,7 @@ impl Files {
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
     stdout: Lines,
     stderr: Lines,
 }
@@ -87,11 +88,16 @@ impl Server {
     }
 
     fn listening(mut server: Self) -> Self {
-        let first = server.stdout.wait_for(|_| true);
-        let address = first.strip_prefix("listening on http://").map(str::parse);
-        server.address = address.expect("the first line names the address").unwrap();
-        assert!(server.address.ip().is_loopback() && server.address.port() != 0, "{first}");
+        server.address = server.announced("listening on ");
+        server.admin = server.announced("operators: ");
         server
+    }
+
+    fn announced(&self, what: &str) -> SocketAddr {
+        let line = self.stdout.wait_for(|line| line.starts_with(what));
+        let address: SocketAddr = line[what.len()..].strip_prefix("http://").unwrap().parse().unwrap();
+        assert!(address.ip().is_loopback() && address.port() != 0, "{line}");
+        address
     }
 
     /// Runs what may not even come to listen.
@@ -99,7 +105,8 @@ impl Server {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = Lines::of(child.stdout.take().unwrap());
         let stderr = Lines::of(child.stderr.take().unwrap());
-        Server { child, address: (Ipv4Addr::LOCALHOST, 0).into(), stdout, stderr }
+        let nowhere = (Ipv4Addr::LOCALHOST, 0).into();
+        Server { child, address: nowhere, admin: nowhere, stdout, stderr }
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -141,6 +148,10 @@ impl Server {
 
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
+    }
+
+    pub(crate) fn admin_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.admin)
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
