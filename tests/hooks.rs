@@ -180,10 +180,15 @@ fn captures_are_gone_before_the_ended_hooks_are_called() {
     manager.on_task_failed(move |_, _, _| fails.send(sees.count()).unwrap());
     let capture = || {
         let counted = drops.counted();
-        move || drop(&counted)
+        move || {
+            let _ = &counted;
+        }
     };
     let uses = capture();
-    let succeeds = Task::once("succeeds", move |_| Ok(uses()));
+    let succeeds = Task::once("succeeds", move |_| {
+        uses();
+        Ok(())
+    });
     let uses = capture();
     let fails = Task::once("fails", move |_| {
         uses();
@@ -195,7 +200,10 @@ fn captures_are_gone_before_the_ended_hooks_are_called() {
         panic!("on purpose")
     });
     let uses = capture();
-    let again = Task::retrying("may be called again", move |_| Ok(uses()));
+    let again = Task::retrying("may be called again", move |_| {
+        uses();
+        Ok(())
+    });
     let uses = capture();
     let given_up = Task::retrying("fails for good", move |_| {
         uses();
@@ -286,7 +294,9 @@ fn hooks_may_be_added_from_many_threads_while_tasks_flow() {
             std::thread::spawn(move || {
                 for n in 0..25 {
                     let calls = Arc::clone(&calls);
-                    manager.on_task_succeeded(move |_, _| drop(calls.fetch_add(1, Ordering::SeqCst)));
+                    manager.on_task_succeeded(move |_, _| {
+                        calls.fetch_add(1, Ordering::SeqCst);
+                    });
                     manager.run(n, |_| Ok(())).unwrap();
                 }
             })
