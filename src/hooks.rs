@@ -81,20 +81,18 @@ impl<Meta> Default for Shelf<'_, Meta> {
 }
 
 impl<'a, Meta> Shelf<'a, Meta> {
-    /// Adds what `add` adds. The closure moves a hook, and runs none of the user's code.
-    pub(crate) fn add(&self, add: impl FnOnce(&mut Hooks<'a, Meta>)) {
+    /// Adds what `add` adds; the closure moves a hook, and runs none of the user's code. Handed back where
+    /// nothing will be called any more.
+    pub(crate) fn add<F: FnOnce(&mut Hooks<'a, Meta>)>(&self, add: F) -> Option<F> {
         let mut hooks = self.hooks.lock();
-        let Some(old) = hooks.as_ref() else {
-            drop(hooks);
-            // Whatever `add` holds is dropped here, without the lock.
-            return drop(add);
-        };
+        let Some(old) = hooks.as_ref() else { return Some(add) };
         let mut new = Hooks::clone(old);
         add(&mut new);
         self.at_submit.store(!new.added.is_empty() || !new.carriers.is_empty(), Ordering::Release);
         // The old set shares all its hooks with the new one, so that dropping it here drops none of them.
         *hooks = Some(Arc::new(new));
         self.version.fetch_add(1, Ordering::Release);
+        None
     }
 
     #[inline]

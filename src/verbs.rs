@@ -308,7 +308,7 @@ macro_rules! verbs {
         /// # Ok::<(), Box<dyn std::error::Error>>(())
         /// ```
         pub fn on_task_added(&self, hook: impl Fn(&$crate::Context, &Meta) + Send + Sync + $life) -> &Self {
-            self.core().shelf.add(|hooks| hooks.added.push($crate::sync::Arc::new(hook)));
+            self.core().add_hook(|hooks| hooks.added.push($crate::sync::Arc::new(hook)));
             self
         }
 
@@ -325,7 +325,7 @@ macro_rules! verbs {
             &self,
             hook: impl Fn(&$crate::Context, &Meta) + Send + Sync + $life,
         ) -> &Self {
-            self.core().shelf.add(|hooks| hooks.succeeded.push($crate::sync::Arc::new(hook)));
+            self.core().add_hook(|hooks| hooks.succeeded.push($crate::sync::Arc::new(hook)));
             self
         }
 
@@ -342,7 +342,7 @@ macro_rules! verbs {
             &self,
             hook: impl Fn(&$crate::Context, &Meta, &$crate::TaskError) + Send + Sync + $life,
         ) -> &Self {
-            self.core().shelf.add(|hooks| hooks.failed.push($crate::sync::Arc::new(hook)));
+            self.core().add_hook(|hooks| hooks.failed.push($crate::sync::Arc::new(hook)));
             self
         }
 
@@ -364,7 +364,7 @@ macro_rules! verbs {
             &self,
             hook: impl Fn(&$crate::Context, &Meta, std::time::Duration) + Send + Sync + $life,
         ) -> &Self {
-            self.core().shelf.add(|hooks| hooks.stalled.push($crate::sync::Arc::new(hook)));
+            self.core().add_hook(|hooks| hooks.stalled.push($crate::sync::Arc::new(hook)));
             self
         }
 
@@ -380,7 +380,7 @@ macro_rules! verbs {
             &self,
             hook: impl Fn(&$crate::Context, &Meta, std::time::Duration) + Send + Sync + $life,
         ) -> &Self {
-            self.core().shelf.add(|hooks| hooks.recovered.push($crate::sync::Arc::new(hook)));
+            self.core().add_hook(|hooks| hooks.recovered.push($crate::sync::Arc::new(hook)));
             self
         }
 
@@ -395,7 +395,7 @@ macro_rules! verbs {
             &self,
             hook: impl Fn(&$crate::Context, &Meta, &$crate::TaskError, u32) + Send + Sync + $life,
         ) -> &Self {
-            self.core().shelf.add(|hooks| hooks.retried.push($crate::sync::Arc::new(hook)));
+            self.core().add_hook(|hooks| hooks.retried.push($crate::sync::Arc::new(hook)));
             self
         }
 
@@ -435,7 +435,7 @@ macro_rules! verbs {
             G: $life,
         {
             let carry = $crate::sync::Arc::new($crate::hooks::Carry::new(capture, enter));
-            self.core().shelf.add(|hooks| hooks.carriers.push(carry));
+            self.core().add_hook(|hooks| hooks.carriers.push(carry));
             self
         }
     };

@@ -185,10 +185,7 @@ fn captures_are_gone_before_the_ended_hooks_are_called() {
         }
     };
     let uses = capture();
-    let succeeds = Task::once("succeeds", move |_| {
-        uses();
-        Ok(())
-    });
+    let succeeds = Task::once("succeeds", move |_| Ok(uses()));
     let uses = capture();
     let fails = Task::once("fails", move |_| {
         uses();
@@ -200,10 +197,7 @@ fn captures_are_gone_before_the_ended_hooks_are_called() {
         panic!("on purpose")
     });
     let uses = capture();
-    let again = Task::retrying("may be called again", move |_| {
-        uses();
-        Ok(())
-    });
+    let again = Task::retrying("may be called again", move |_| Ok(uses()));
     let uses = capture();
     let given_up = Task::retrying("fails for good", move |_| {
         uses();
@@ -309,6 +303,7 @@ fn hooks_may_be_added_from_many_threads_while_tasks_flow() {
     calls.store(0, Ordering::SeqCst);
     let (gate, task) = gated();
     manager.run(0, task).unwrap();
+    gate.started();
     gate.open();
     manager.wait();
     assert_eq!(calls.load(Ordering::SeqCst), 100, "none was lost");

@@ -25,7 +25,7 @@ use self::state::{Call, Effects, Limits, State};
 use crate::clock::{Clock, Moment};
 use crate::context::Root;
 use crate::error::{TaskError, Unfinished};
-use crate::hooks::Shelf;
+use crate::hooks::{Hooks, Shelf};
 use crate::info::{Stats, TaskInfo};
 use crate::retry::Retry;
 use crate::sync::{Arc, AtomicU64, CachePadded, Condvar, Guard, Mutex, Ordering};
@@ -271,6 +271,14 @@ impl<'a, Meta> Core<'a, Meta> {
         more
     }
 
+    /// Adds a hook; one that comes too late to be called is dropped at once, as a call-out.
+    pub(crate) fn add_hook(&self, add: impl FnOnce(&mut Hooks<'a, Meta>)) {
+        if let Some(late) = self.shelf.add(add) {
+            let _inside = callout::enter(self.identity(), usize::MAX);
+            self.call_out(|| drop(late));
+        }
+    }
+
     /// Nobody will call the hooks any more.
     fn drop_hooks(&self) {
         let hooks = self.shelf.clear();
@@ -471,6 +479,13 @@ impl<'a, Meta> Core<'a, Meta> {
     /// The lock, for the files of this folder.
     fn lock(&self) -> Guard<'_, State<'a, Meta>> {
         self.state.lock()
+    }
+}
+
+impl<Meta> Drop for Core<'_, Meta> {
+    /// A manager that was detached, and never closed, has its hooks to the end.
+    fn drop(&mut self) {
+        self.drop_hooks();
     }
 }
 

@@ -9,6 +9,12 @@ use crate::sync::Arc;
 
 pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>) {
     let mut hooks = Copy::default();
+    let mut state = core.lock();
+    // Held until its starter has recorded that it was granted.
+    while state.notifier.starting {
+        core.starts.wait(&mut state);
+    }
+    drop(state);
     loop {
         while let Some((hand, task)) = core.root.bell.answer() {
             let Some((record, control)) = core.lock().holding(hand, task) else { continue };

@@ -20,7 +20,7 @@
 //!
 //! - `once + loops` = tasks in all places.
 //! - `pending` = those of them that have not started and that nobody has taken to end them.
-//! - `threads` = workers' hands that are granted = fresh + awake + lingering + idle + told.
+//! - `threads` = workers' hands that are granted = fresh + awake + lingering + idle + told + leaving.
 //! - `coming` = starting + fresh + lingering + told: threads that are on their way to the queue.
 //!
 //! # Why no wake-up is lost
@@ -112,6 +112,8 @@ enum Seat {
     Idle,
     /// Was idle, and holds the token that sends it to the queue.
     Told,
+    /// Takes nothing any more, and is gone after a last step under the lock.
+    Leaving,
     /// No worker: a thread of the user's that has a task in hand.
     Guest,
 }
@@ -359,6 +361,7 @@ pub(crate) struct State<'a, Meta> {
     fresh: u32,
     lingering: u32,
     told: u32,
+    leaving: u32,
     /// Tells those that linger that there is something to look at.
     hint: Arc<AtomicBool>,
     slots: Vec<Slot<'a, Meta>>,
@@ -430,6 +433,7 @@ impl<'a, Meta> State<'a, Meta> {
             fresh: 0,
             lingering: 0,
             told: 0,
+            leaving: 0,
             hint: Arc::default(),
             slots: Vec::new(),
             idle: Vec::new(),
@@ -503,6 +507,11 @@ impl<'a, Meta> State<'a, Meta> {
 
     pub(crate) fn threads(&self) -> usize {
         self.threads as usize
+    }
+
+    /// Is there one that does not leave?
+    pub(crate) fn has_threads(&self) -> bool {
+        self.threads > self.leaving
     }
 
     /// Those that are alive, and those whose start is under way.
@@ -612,8 +621,8 @@ impl<'a, Meta> State<'a, Meta> {
             Admission::Closed
         } else if !claimed && self.is_full() {
             Admission::Full
-        } else if self.limits.policy != Policy::Inline && self.threads == 0 {
-            if (self.starting as usize) < self.limits.max_threads {
+        } else if self.limits.policy != Policy::Inline && !self.has_threads() {
+            if self.threads_and_starts() < self.limits.max_threads {
                 Admission::NeedsThread(self.reserve())
             } else {
                 Admission::NeedsStarts
@@ -792,7 +801,7 @@ impl<'a, Meta> State<'a, Meta> {
     fn is_in_flow(&self, now: Moment, by_worker: bool) -> bool {
         let recent = |moment, span| moment != Moment::START && now.since(moment) <= span;
         let idle = u32::try_from(self.idle.len()).unwrap_or(u32::MAX);
-        let at_work = self.threads - idle - self.told - self.fresh - self.lingering;
+        let at_work = self.threads - idle - self.told - self.fresh - self.lingering - self.leaving;
         // A submitter that is a worker looks at nothing while it submits.
         let others = at_work.saturating_sub(u32::from(by_worker)) + self.lingering;
         let on_their_way = self.starting + self.fresh + self.told;
@@ -1025,6 +1034,7 @@ impl<'a, Meta> State<'a, Meta> {
     fn leave_or_park(&mut self, hand: usize, now: Moment) -> Next<'a, Meta> {
         let done = self.limits.policy == Policy::ThreadPerTask && self.hand(hand).worked;
         if self.is_over() || (done && !self.is_last()) {
+            self.set_out(hand);
             return Next::Leave;
         }
         if self.lingering == 0 && self.limits.policy == Policy::Elastic && !self.hand(hand).lingered {
@@ -1045,7 +1055,7 @@ impl<'a, Meta> State<'a, Meta> {
 
     /// Is this the last thread, while there is something live that a thread may yet be needed for?
     fn is_last(&self) -> bool {
-        self.threads == 1 && (self.len() > 0 || self.admitting > 0) && !self.abandoned
+        self.threads - self.leaving == 1 && (self.len() > 0 || self.admitting > 0) && !self.abandoned
     }
 
     fn park(&mut self, hand: usize, now: Moment) -> Moment {
@@ -1076,13 +1086,26 @@ impl<'a, Meta> State<'a, Meta> {
         self.remove_idle(hand);
         self.keeper = self.keeper.filter(|&keeper| keeper != hand);
         self.hand_mut(hand).seat = Seat::Awake;
-        if self.queue.is_empty() { Expired::Leave } else { Expired::Work }
+        if !self.queue.is_empty() {
+            return Expired::Work;
+        }
+        self.set_out(hand);
+        Expired::Leave
+    }
+
+    /// The worker of `hand` is going to leave: nobody is to rely on it from here on.
+    fn set_out(&mut self, hand: usize) {
+        self.hand_mut(hand).seat = Seat::Leaving;
+        self.leaving += 1;
     }
 
     /// The worker of `hand` is gone: the last thing it does under the lock.
     pub(crate) fn leave(&mut self, hand: usize, fx: &mut Effects) {
         self.threads -= 1;
+        self.leaving -= u32::from(self.hand(hand).seat == Seat::Leaving);
         self.stand_up(hand);
+        // A submitter may have waited for its place.
+        fx.starts = true;
         fx.quiet = true;
     }
 
@@ -1355,6 +1378,7 @@ impl<'a, Meta> State<'a, Meta> {
         if !self.queue.is_empty() {
             self.arm(now, fx);
         }
+        fx.supervisor = true;
         fx.starts = true;
     }
 
@@ -1381,7 +1405,8 @@ impl<'a, Meta> State<'a, Meta> {
         wants
     }
 
-    pub(crate) fn notifier_lives(&mut self) {
+    pub(crate) fn notifier_lives(&mut self, fx: &mut Effects) {
+        fx.starts = true;
         self.notifier = Helper { alive: true, starting: false };
         self.notifier_refused.over();
     }

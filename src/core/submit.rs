@@ -51,7 +51,12 @@ impl<'a, Meta> Core<'a, Meta> {
         now: &mut Moment,
         fx: &mut Effects,
     ) -> (Guard<'_, State<'a, Meta>>, Result<TaskId, Reason>) {
-        let needs_supervisor = task.needs_supervisor() || self.gives_supervisor_work(task);
+        let needs_supervisor = if self.config.limits.policy == Policy::Inline {
+            // Its submitter waits in its stead, but for a stall watch.
+            task.is_watched() || self.config.stalled_after.is_some()
+        } else {
+            task.needs_supervisor() || self.gives_supervisor_work(task)
+        };
         let mut claimed = false;
         let mut admitting = false;
         let mut state = self.lock();
@@ -101,7 +106,7 @@ impl<'a, Meta> Core<'a, Meta> {
             Admission::NeedsThread(hand) => {
                 drop(state);
                 (state, provided) = self.start_worker(hand, None, fx);
-                if state.threads() > 0 {
+                if state.has_threads() {
                     // Others have got one meanwhile, if this one was refused: that will do.
                     provided = Ok(());
                 }

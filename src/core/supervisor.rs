@@ -7,6 +7,10 @@ use crate::sync::Arc;
 
 pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>) {
     let mut state = core.lock();
+    // Held until its starter has recorded that it was granted.
+    while state.supervisor.starting {
+        core.supervisor.wait(&mut state);
+    }
     loop {
         let now = core.now();
         let mut fx = Effects::default();
@@ -40,7 +44,7 @@ fn start<Meta>(core: &Arc<Core<'_, Meta>>, fx: &mut Effects) {
     let now = core.now();
     let mut state = core.lock();
     match started {
-        Ok(()) => state.notifier_lives(),
+        Ok(()) => state.notifier_lives(fx),
         Err(_) => state.notifier_refused(now, fx),
     }
 }

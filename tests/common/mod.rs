@@ -22,7 +22,7 @@ pub(crate) fn gated() -> (Gated, impl FnOnce(&Context) -> Result<(), BoxError> +
     let (open, gate) = mpsc::channel::<()>();
     let (starts, started) = mpsc::channel();
     let task = move |_: &Context| {
-        let _ = starts.send(());
+        starts.send(())?;
         // A gate that was dropped is open as well.
         match gate.recv_timeout(HANG) {
             Err(mpsc::RecvTimeoutError::Timeout) => Err("nobody opened the gate".into()),
@@ -64,6 +64,14 @@ pub(crate) fn until(mut holds: impl FnMut() -> bool) {
         assert!(begin.elapsed() < HANG, "it does not come about");
         std::thread::yield_now();
     }
+}
+
+/// Runs what would hang if the library were broken, so that the test fails instead.
+#[track_caller]
+pub(crate) fn in_time<R: Send + 'static>(code: impl FnOnce() -> R + Send + 'static) -> R {
+    let (sends, receives) = mpsc::channel();
+    std::thread::spawn(move || sends.send(code()));
+    receives.recv_timeout(HANG).expect("it neither hangs nor panics")
 }
 
 /// Counts drops.
