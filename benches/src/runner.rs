@@ -244,7 +244,7 @@ mod tests {
                 });
             }
             runner.wait();
-            assert_eq!(ended.load(Ordering::Relaxed), 50, "in round {round}");
+            assert_eq!(ended.load(Ordering::Relaxed), 50, "{}, in round {round}", std::any::type_name::<R>());
         }
     }
 
