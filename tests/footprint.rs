@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use inflight::{Manager, ManualClock, Task};
-use std::time::Duration;
+use support::{SEC, fused};
 
 /// How much memory of this process is resident, where the system says so (Linux, in pages of 4 KiB).
 fn resident() -> Option<usize> {
@@ -14,8 +16,8 @@ fn resident() -> Option<usize> {
 #[test]
 fn a_delayed_task_costs_a_few_hundred_bytes() {
     const TASKS: usize = 50_000;
-    let manager = Manager::builder().max_threads(1).clock(&ManualClock::new()).build().unwrap();
-    let later = || Task::once(0_u64, |_| Ok(())).delay(Duration::from_secs(1));
+    let manager = fused(Manager::builder().max_threads(1).clock(&ManualClock::new()));
+    let later = || Task::once(0_u64, |_| Ok(())).delay(SEC);
     manager.run_task(later()).unwrap();
     let before = resident();
     for _ in 0..TASKS {
@@ -23,7 +25,7 @@ fn a_delayed_task_costs_a_few_hundred_bytes() {
     }
     if let Some((before, after)) = before.zip(resident()) {
         let each = after.saturating_sub(before) / TASKS;
-        assert!(each < 1, "it costs {each} bytes");
+        assert!(each < 600, "it costs {each} bytes");
     }
     manager.cancel();
     manager.wait();
