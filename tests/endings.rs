@@ -32,28 +32,46 @@ fn metas<M: Copy + Send + Sync + 'static>(answer: Result<(), Unfinished<M>>) -> 
 
 #[test]
 fn new_work_does_not_starve_those_who_wait() {
-    let manager = Manager::new();
-    let waiting = Arc::new(AtomicUsize::new(4));
-    let waiters: Vec<_> = (0..4)
-        .map(|_| {
-            let (manager, waiting) = (manager.clone(), Arc::clone(&waiting));
+    type Next = Mutex<Option<Box<dyn FnOnce() + Send>>>;
+    /// Submits the next task as soon as its own has left the count, long before a waiter is awake.
+    struct Then(Next);
+    impl Drop for Then {
+        fn drop(&mut self) {
+            if let Some(next) = self.0.get_mut().unwrap().take() {
+                next();
+            }
+        }
+    }
+    let returns = |_: &u32| {
+        let manager = Manager::new();
+        let ((first, task), (second, more)) = (gated(), gated());
+        let inner = manager.uncounted();
+        let next = move || {
+            inner.run(Then(Mutex::default()), more).unwrap();
+        };
+        manager.run(Then(Mutex::new(Some(Box::new(next)))), task).unwrap();
+        first.started();
+        let (says, said) = mpsc::channel();
+        let wait = |_| {
+            let (manager, says) = (manager.clone(), says.clone());
             thread::spawn(move || {
-                for _ in 0..25 {
-                    manager.wait();
-                }
-                waiting.fetch_sub(1, Ordering::SeqCst);
+                says.send(()).unwrap();
+                manager.wait();
+                let _ = says.send(());
             })
-        })
-        .collect();
-    // There is a moment without a task between each two of them, and a waiter that looked only later would
-    // hardly ever see one.
-    while waiting.load(Ordering::SeqCst) > 0 {
-        manager.run((), |_| Ok(())).unwrap();
-        until(|| manager.is_empty());
-    }
-    for waiter in waiters {
-        waiter.join().unwrap();
-    }
+        };
+        let waiters: Vec<_> = (0..8).map(wait).collect();
+        waiters.iter().for_each(|_| said.recv().unwrap());
+        (0..1_000).for_each(|_| thread::yield_now());
+        first.open();
+        second.started();
+        let returned = waiters.iter().all(|_| said.recv_timeout(Duration::from_secs(1)).is_ok());
+        second.open();
+        waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
+        returned
+    };
+    // Who has only begun to wait after the first task was gone does wait for the second: that is seldom.
+    assert!((0..10).filter(returns).count() > 5);
 }
 
 #[test]
@@ -191,19 +209,35 @@ fn whether_a_submitter_or_a_closer_comes_first_nothing_is_lost() {
 
 // -- the last handle -------------------------------------------------------------------------------------
 
+/// Does `code`, on a thread of its own, return only after `lets` has been called? It is given the time to do so
+/// too early from when `begun` holds.
+fn waits_for(code: impl FnOnce() + Send + 'static, begun: impl Fn() -> bool, lets: impl FnOnce()) -> bool {
+    let called = Arc::new(AtomicBool::new(false));
+    let sees = Arc::clone(&called);
+    let thread = thread::spawn(move || {
+        code();
+        sees.load(Ordering::SeqCst)
+    });
+    until(begun);
+    (0..200).for_each(|_| thread::yield_now());
+    called.store(true, Ordering::SeqCst);
+    lets();
+    thread.join().unwrap()
+}
+
 #[test]
 fn its_drop_waits_also_while_unwinding() {
     let manager = Manager::new();
     let watch = manager.uncounted();
     let gate = busy(&manager, ());
-    let unwinds = thread::spawn(move || {
-        let _manager = manager;
-        panic!("on purpose");
-    });
-    until(|| watch.is_closed());
-    assert!(!unwinds.is_finished());
-    gate.open();
-    assert!(unwinds.join().is_err());
+    let unwinds = move || {
+        let unwinds = std::panic::AssertUnwindSafe(move || {
+            let _manager = manager;
+            panic!("on purpose");
+        });
+        assert!(std::panic::catch_unwind(unwinds).is_err());
+    };
+    assert!(waits_for(unwinds, || watch.is_closed(), || gate.open()));
     assert_eq!((watch.len(), watch.stats().succeeded, watch.stats().threads), (0, 1, 0));
 }
 
@@ -213,11 +247,7 @@ fn its_drop_waits_for_what_is_due_later() {
     let manager = Manager::builder().clock(&clock).build().unwrap();
     let watch = manager.uncounted();
     manager.run_task(Task::once((), |_| Ok(())).delay(SEC * 60)).unwrap();
-    let drops = thread::spawn(move || drop(manager));
-    until(|| watch.is_closed());
-    assert!(!drops.is_finished());
-    clock.advance(SEC * 60);
-    drops.join().unwrap();
+    assert!(waits_for(move || drop(manager), || watch.is_closed(), || clock.advance(SEC * 60)));
     assert_eq!(watch.stats().succeeded, 1);
 }
 
@@ -253,11 +283,7 @@ fn to_detach_one_of_several_leaves_the_wait_to_the_others() {
     let gate = busy(&manager, ());
     manager.detach();
     assert!(!watch.is_closed());
-    let drops = thread::spawn(move || drop(second));
-    until(|| watch.is_closed());
-    assert!(!drops.is_finished());
-    gate.open();
-    drops.join().unwrap();
+    assert!(waits_for(move || drop(second), || watch.is_closed(), || gate.open()));
 }
 
 #[test]
