@@ -279,6 +279,20 @@ impl Context {
         self.control.as_ref().map(|control| control.id())
     }
 
+    /// The name of the thread that runs this attempt, if it has one; in hooks about a stall, of the one that
+    /// hangs.
+    ///
+    /// ```
+    /// let manager = inflight::Manager::builder().name("mail").build()?;
+    /// let handle = manager.spawn("tea", |cx| Ok(cx.thread().map(str::to_owned)))?;
+    /// assert_eq!(handle.join()?.as_deref(), Some("mail-1"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn thread(&self) -> Option<&str> {
+        self.control.as_ref().and_then(|control| control.thread()).map(|name| &**name)
+    }
+
     /// How long the task had been due when this attempt began: its time in the queue, in which delays and
     /// retry pauses do not count.
     ///
@@ -324,6 +338,20 @@ impl Context {
     pub fn progress(&self, note: impl Into<Cow<'static, str>>) {
         if let Some(control) = &self.control {
             control.progress(note.into());
+        }
+    }
+
+    /// How long the attempt ran that the hooks are about; `None` if they are about none.
+    #[cfg(any(feature = "log", feature = "tracing", feature = "metrics"))]
+    pub(crate) fn ran_for(&self) -> Option<Duration> {
+        self.control.as_ref().filter(|control| control.has_ended()).map(|control| control.running_for())
+    }
+
+    /// Shows `value` to the hooks that are told of this attempt's stalls, on another thread.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn confide<T: Send + Sync + 'static>(&self, value: impl FnOnce() -> T) {
+        if let Some(control) = self.control.as_ref().filter(|control| control.is_watched()) {
+            control.confide(value());
         }
     }
 
@@ -591,6 +619,8 @@ pub(crate) struct Control {
     pub(crate) root: Arc<Root>,
     /// The hand that holds the task: the notifier finds it there.
     hand: usize,
+    /// The name of the thread whose hand it is.
+    thread: Option<Arc<str>>,
     id: AtomicU64,
     attempt: AtomicU32,
     queued_for: AtomicU64,
@@ -620,10 +650,11 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 impl Control {
-    pub(crate) fn new(root: Arc<Root>, hand: usize) -> Self {
+    pub(crate) fn new(root: Arc<Root>, hand: usize, thread: Option<Arc<str>>) -> Self {
         Control {
             root,
             hand,
+            thread,
             id: AtomicU64::new(0),
             attempt: AtomicU32::new(0),
             queued_for: AtomicU64::new(0),
@@ -657,6 +688,15 @@ impl Control {
     pub(crate) fn identify(&self, id: TaskId, due: Moment) {
         self.id.store(id.0, Ordering::Relaxed);
         self.queued_for.store(nanos(self.started().since(due)), Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "metrics")]
+    pub(crate) fn hand(&self) -> usize {
+        self.hand
+    }
+
+    pub(crate) fn thread(&self) -> Option<&Arc<str>> {
+        self.thread.as_ref()
     }
 
     pub(crate) fn attempt(&self) -> u32 {
@@ -729,6 +769,11 @@ impl Control {
         self.ran.store(ran, Ordering::Relaxed);
     }
 
+    #[cfg(any(feature = "log", feature = "tracing", feature = "metrics"))]
+    fn has_ended(&self) -> bool {
+        self.ran.load(Ordering::Relaxed) <= ENDED
+    }
+
     /// The attempt's hooks have returned: clones of its context count as cancelled from here on.
     pub(crate) fn finish(&self) {
         self.over.store(true, Ordering::Release);
@@ -772,6 +817,14 @@ impl Control {
     /// Is there anything of an earlier attempt left in it?
     pub(crate) fn is_observed(&self) -> bool {
         self.noted.load(Ordering::Relaxed) || self.is_watched()
+    }
+
+    #[cfg(feature = "tracing")]
+    fn confide<T: Send + Sync + 'static>(&self, value: T) {
+        if let Some(watch) = &mut self.pulse.lock().watch {
+            // The old list lives on in the new one, so that none of the user's values is dropped here.
+            watch.values = watch.values.with(value);
+        }
     }
 
     /// Takes back the note, and the values that the notifier was to show to the hooks.

@@ -329,9 +329,9 @@ struct Table<'t, 'a, Meta, F> {
 }
 
 /// One Meta as the user's function writes it.
-struct Written<'m, Meta, F> {
-    meta: &'m Meta,
-    write: &'m F,
+pub(crate) struct Written<'m, Meta, F> {
+    pub(crate) meta: &'m Meta,
+    pub(crate) write: &'m F,
 }
 
 impl<Meta, F> fmt::Display for Written<'_, Meta, F>
@@ -391,7 +391,7 @@ where
 }
 
 /// `text` with what would break its line, or reorder it on a terminal, escaped.
-fn one_line(text: &str) -> Cow<'_, str> {
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     let breaks = |c: char| {
         c.is_control()
             || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use crate::context::Context;
 use crate::core::unwind::{self, Panic};
-use crate::error::TaskError;
+use crate::error::{Reason, TaskError};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 
 type Hook<'a, Meta> = Arc<dyn Fn(&Context, &Meta) + Send + Sync + 'a>;
 type FailedHook<'a, Meta> = Arc<dyn Fn(&Context, &Meta, &TaskError) + Send + Sync + 'a>;
 type StallHook<'a, Meta> = Arc<dyn Fn(&Context, &Meta, Duration) + Send + Sync + 'a>;
 type RetriedHook<'a, Meta> = Arc<dyn Fn(&Context, &Meta, &TaskError, u32) + Send + Sync + 'a>;
+type RejectedHook<'a, Meta> = Arc<dyn Fn(&Meta, &Reason) + Send + Sync + 'a>;
 
 /// All hooks of a manager, in the order in which they were added.
 pub(crate) struct Hooks<'a, Meta> {
@@ -25,6 +26,11 @@ pub(crate) struct Hooks<'a, Meta> {
     pub(crate) recovered: Vec<StallHook<'a, Meta>>,
     pub(crate) retried: Vec<RetriedHook<'a, Meta>>,
     pub(crate) carriers: Vec<Arc<dyn Carrier<'a, Meta> + 'a>>,
+    // What `observe` is told beyond these: there is no verb for it.
+    /// Before each attempt, on the thread that runs it, within what was carried along.
+    pub(crate) started: Vec<Hook<'a, Meta>>,
+    /// On the submitter's thread. They outlive the others, since a manager that is over rejects all the more.
+    pub(crate) rejected: Vec<RejectedHook<'a, Meta>>,
 }
 
 impl<Meta> Default for Hooks<'_, Meta> {
@@ -37,6 +43,8 @@ impl<Meta> Default for Hooks<'_, Meta> {
             recovered: Vec::new(),
             retried: Vec::new(),
             carriers: Vec::new(),
+            started: Vec::new(),
+            rejected: Vec::new(),
         }
     }
 }
@@ -51,6 +59,8 @@ impl<Meta> Clone for Hooks<'_, Meta> {
             recovered: self.recovered.clone(),
             retried: self.retried.clone(),
             carriers: self.carriers.clone(),
+            started: self.started.clone(),
+            rejected: self.rejected.clone(),
         }
     }
 }
@@ -66,8 +76,13 @@ pub(crate) struct Shelf<'a, Meta> {
     version: AtomicU64,
     /// Is there anything to be done on the submitter's thread?
     at_submit: AtomicBool,
-    /// `None` once the manager was closed and empty: nothing will call them any more.
-    hooks: Mutex<Option<Arc<Hooks<'a, Meta>>>>,
+    stock: Mutex<Stock<'a, Meta>>,
+}
+
+struct Stock<'a, Meta> {
+    hooks: Arc<Hooks<'a, Meta>>,
+    /// The manager was closed and empty: there will be no more tasks to call them for.
+    over: bool,
 }
 
 impl<Meta> Default for Shelf<'_, Meta> {
@@ -75,7 +90,7 @@ impl<Meta> Default for Shelf<'_, Meta> {
         Shelf {
             version: AtomicU64::new(1),
             at_submit: AtomicBool::new(false),
-            hooks: Mutex::new(Some(Arc::default())),
+            stock: Mutex::new(Stock { hooks: Arc::default(), over: false }),
         }
     }
 }
@@ -84,13 +99,15 @@ impl<'a, Meta> Shelf<'a, Meta> {
     /// Adds what `add` adds; the closure moves a hook, and runs none of the user's code. Handed back where
     /// nothing will be called any more.
     pub(crate) fn add<F: FnOnce(&mut Hooks<'a, Meta>)>(&self, add: F) -> Option<F> {
-        let mut hooks = self.hooks.lock();
-        let Some(old) = hooks.as_ref() else { return Some(add) };
-        let mut new = Hooks::clone(old);
+        let mut stock = self.stock.lock();
+        if stock.over {
+            return Some(add);
+        }
+        let mut new = Hooks::clone(&stock.hooks);
         add(&mut new);
         self.at_submit.store(!new.added.is_empty() || !new.carriers.is_empty(), Ordering::Release);
         // The old set shares all its hooks with the new one, so that dropping it here drops none of them.
-        *hooks = Some(Arc::new(new));
+        stock.hooks = Arc::new(new);
         self.version.fetch_add(1, Ordering::Release);
         None
     }
@@ -100,12 +117,21 @@ impl<'a, Meta> Shelf<'a, Meta> {
         self.at_submit.load(Ordering::Acquire)
     }
 
-    /// Takes all hooks away for good. Who calls this drops them, as a call-out.
-    pub(crate) fn clear(&self) -> Option<Arc<Hooks<'a, Meta>>> {
-        let hooks = self.hooks.lock().take();
+    /// Takes all hooks away for good, but those for rejections. Who calls this drops them, as a call-out.
+    pub(crate) fn clear(&self) -> Arc<Hooks<'a, Meta>> {
+        let mut stock = self.stock.lock();
+        stock.over = true;
+        let left = Hooks { rejected: stock.hooks.rejected.clone(), ..Hooks::default() };
+        let hooks = std::mem::replace(&mut stock.hooks, Arc::new(left));
+        drop(stock);
         self.version.fetch_add(1, Ordering::Release);
         self.at_submit.store(false, Ordering::Release);
         hooks
+    }
+
+    /// The hooks as they are now. Who calls this drops them, as a call-out.
+    pub(crate) fn hooks(&self) -> Arc<Hooks<'a, Meta>> {
+        Arc::clone(&self.stock.lock().hooks)
     }
 }
 
@@ -126,10 +152,10 @@ impl<'a, Meta> Copy<'a, Meta> {
     #[inline]
     pub(crate) fn now(&mut self, shelf: &Shelf<'a, Meta>) -> &Arc<Hooks<'a, Meta>> {
         if self.version != shelf.version.load(Ordering::Acquire) {
-            let hooks = shelf.hooks.lock();
+            let stock = shelf.stock.lock();
             self.version = shelf.version.load(Ordering::Acquire);
-            let new = hooks.clone().unwrap_or_default();
-            drop(hooks);
+            let new = Arc::clone(&stock.hooks);
+            drop(stock);
             self.hooks = new;
         }
         &self.hooks

@@ -156,6 +156,18 @@ impl<Meta: fmt::Debug> fmt::Debug for TaskInfo<'_, Meta> {
     }
 }
 
+/// How much there is to do, and how many do it, at one moment.
+#[cfg(feature = "metrics")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Load {
+    pub(crate) live: usize,
+    /// In a thread's hands, hooks included.
+    pub(crate) running: usize,
+    /// Due, and waiting for a thread.
+    pub(crate) queued: usize,
+    pub(crate) threads: usize,
+}
+
 /// A manager's counters since it was built, and its threads.
 ///
 /// Once nothing is live, `added = succeeded + failed` holds for tasks that run once; a loop adds one for each

@@ -179,7 +179,10 @@
 //! # Features
 //! | feature | brings |
 //! |---|---|
+//! | `log` | a line for each step of a task's life, through the `log` crate: `observe::log` |
+//! | `metrics` | counters, gauges and histograms, through the `metrics` crate: `observe::metrics` |
 //! | `signal-hook` | waiting for SIGINT or SIGTERM in a blocking program (Unix only) |
+//! | `tracing` | events, and the submitter's span for its tasks, through the `tracing` crate: `observe::tracing` |
 //! | `test-util` | a clock that tests advance, and threads that tests refuse |
 //!
 //! None is on by default; the library depends on `parking_lot` and `crossbeam-utils`.
@@ -195,6 +198,9 @@ mod handle;
 mod hooks;
 mod info;
 mod manager;
+#[cfg(any(feature = "log", feature = "tracing", feature = "metrics"))]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "log", feature = "tracing", feature = "metrics"))))]
+pub mod observe;
 mod retry;
 mod scope;
 #[cfg(all(unix, feature = "signal-hook"))]

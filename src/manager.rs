@@ -97,7 +97,7 @@ impl<Meta: Send + Sync + 'static> Manager<Meta> {
         Manager { core, counted }
     }
 
-    fn core(&self) -> &Arc<Core<'static, Meta>> {
+    pub(crate) fn core(&self) -> &Arc<Core<'static, Meta>> {
         &self.core
     }
 

@@ -106,7 +106,7 @@ impl<'scope, 'env, Meta> Scope<'scope, 'env, Meta> {
         Scope { core, env: PhantomData }
     }
 
-    fn core(&self) -> &Arc<Core<'scope, Meta>> {
+    pub(crate) fn core(&self) -> &Arc<Core<'scope, Meta>> {
         &self.core
     }
 

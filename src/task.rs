@@ -308,7 +308,8 @@ impl<'a, Meta> Task<'a, Meta> {
         let luggage = luggage.unwrap_or_default();
         let started = clock.now();
         let timeout_at = luggage.timeout.map_or(Moment::NEVER, |timeout| started.after(timeout));
-        let control = Arc::new(Control::new(Arc::new(Root::new(clock)), usize::MAX));
+        let thread = std::thread::current().name().map(Arc::from);
+        let control = Arc::new(Control::new(Arc::new(Root::new(clock)), usize::MAX, thread));
         control.reset(1, started, timeout_at);
         let cx = Context::of(Arc::clone(&control), luggage.values.clone());
         let outcome = lifecycle::outcome(&control, unwind::catch(|| record.job.run(&cx)));

@@ -57,8 +57,9 @@ pub(crate) struct Desk<'a, Meta> {
 }
 
 impl<'a, Meta> Desk<'a, Meta> {
-    pub(crate) fn new(core: &Arc<Core<'a, Meta>>, hand: usize) -> Self {
-        let control = Arc::new(Control::new(Arc::clone(&core.root), hand));
+    /// A desk of the thread that calls this.
+    pub(crate) fn new(core: &Arc<Core<'a, Meta>>, hand: usize, thread: Option<Arc<str>>) -> Self {
+        let control = Arc::new(Control::new(Arc::clone(&core.root), hand, thread));
         let cx = Context::of(control, Values::default());
         Desk { core: Arc::clone(core), hand, cx, hooks: Copy::default() }
     }
@@ -84,7 +85,8 @@ impl<'a, Meta> Desk<'a, Meta> {
         if Arc::strong_count(self.control()) > 2 {
             // Somebody has kept one from the last attempt, and keeps the control with it.
             self.control().finish();
-            self.cx.control = Some(Arc::new(Control::new(Arc::clone(&self.core.root), self.hand)));
+            let thread = self.control().thread().cloned();
+            self.cx.control = Some(Arc::new(Control::new(Arc::clone(&self.core.root), self.hand, thread)));
             state.sit_down(self.hand, Arc::clone(self.control()));
         }
         let runs = order == Some(Order::Run);
@@ -183,6 +185,7 @@ impl<'a, Meta> Desk<'a, Meta> {
 
     /// An attempt of a task without luggage, as most are: it runs once, and then it ends.
     fn only_attempt(&mut self, record: Arc<Record<'a, Meta>>) -> Turn<'a, Meta> {
+        self.report_start(&record);
         let outcome = self.outcome(self.run(&record));
         self.control().ended(None);
         self.call_out(|| record.job.answer(outcome.as_ref().err()));
@@ -207,7 +210,10 @@ impl<'a, Meta> Desk<'a, Meta> {
         }
         let mut guards = Guards::default();
         let result = match guards.enter(&carried) {
-            Ok(()) => self.run(&record),
+            Ok(()) => {
+                self.report_start(&record);
+                self.run(&record)
+            }
             Err(panic) => Err(panic),
         };
         let outcome = self.outcome(result);
@@ -311,6 +317,16 @@ impl<'a, Meta> Desk<'a, Meta> {
     fn end_context(&self) {
         if Arc::strong_count(self.control()) > 2 {
             self.control().finish();
+        }
+    }
+
+    /// An attempt is about to run.
+    #[inline]
+    fn report_start(&mut self, record: &Record<'a, Meta>) {
+        let hooks = self.hooks.now(&self.core.shelf);
+        if !hooks.started.is_empty() {
+            let (cx, meta) = (&self.cx, &record.meta);
+            self.core.count_panics(call_each(&hooks.started, |hook| hook(cx, meta)));
         }
     }
 

@@ -23,9 +23,13 @@ use std::time::Duration;
 use self::lifecycle::{Desk, Turn};
 use self::state::{Call, Effects, Limits, State};
 use crate::clock::{Clock, Moment};
+#[cfg(feature = "metrics")]
+use crate::context::Context;
 use crate::context::Root;
 use crate::error::{TaskError, Unfinished};
 use crate::hooks::{Hooks, Shelf};
+#[cfg(feature = "metrics")]
+use crate::info::Load;
 use crate::info::{Stats, TaskInfo};
 use crate::retry::Retry;
 use crate::sync::{Arc, AtomicU64, CachePadded, Condvar, Guard, Mutex, Ordering};
@@ -162,6 +166,21 @@ impl<'a, Meta> Core<'a, Meta> {
             hook_panics: self.hook_panics.load(Ordering::Relaxed),
             ..self.state.lock().stats()
         }
+    }
+
+    /// What the gauges show now.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn load(&self) -> Load {
+        self.state.lock().load()
+    }
+
+    /// What the gauges will show once the attempt of `cx`, whose hooks are being called, is out of the way.
+    /// `ends`: and so is its task, unless that is a loop.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn load_after(&self, cx: &Context, ends: bool) -> Load {
+        let hand = cx.control.as_ref().map(|control| control.hand());
+        let state = self.state.lock();
+        hand.map_or_else(|| state.load(), |hand| state.load_after(hand, ends))
     }
 
     // -- waiting ------------------------------------------------------------------------------------------
@@ -401,8 +420,9 @@ impl<'a, Meta> Core<'a, Meta> {
     }
 
     fn guest_desk(self: &Arc<Self>, state: &mut State<'a, Meta>) -> Desk<'a, Meta> {
-        let hand = state.guest(thread::current().name().map(Arc::from));
-        let desk = Desk::new(self, hand);
+        let thread: Option<Arc<str>> = thread::current().name().map(Arc::from);
+        let hand = state.guest(thread.clone());
+        let desk = Desk::new(self, hand, thread);
         state.sit_down(hand, Arc::clone(desk.control()));
         desk
     }

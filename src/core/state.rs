@@ -19,6 +19,7 @@
 //! # What ties the numbers
 //!
 //! - `once + loops` = tasks in all places.
+//! - tasks in hands = running + `held_back` (with their submitter, which has not let them go).
 //! - `pending` = those of them that have not started and that nobody has taken to end them.
 //! - `threads` = workers' hands that are granted = fresh + awake + lingering + idle + told + leaving.
 //! - `coming` = starting + fresh + lingering + told: threads that are on their way to the queue.
@@ -36,6 +37,8 @@ use std::time::Duration;
 use super::queue::Queue;
 use crate::clock::Moment;
 use crate::context::Control;
+#[cfg(feature = "metrics")]
+use crate::info::Load;
 use crate::info::{Phase, Sight, Stats, TaskInfo};
 use crate::sync::{Arc, AtomicBool, Condvar, Ordering};
 use crate::task::{Kind, Record, Task, TaskId};
@@ -142,6 +145,19 @@ struct Held<'a, Meta> {
 impl<'a, Meta> Hand<'a, Meta> {
     fn in_hand(&self) -> Option<(&Held<'a, Meta>, &Arc<Control>)> {
         self.held.as_ref().zip(self.control.as_ref())
+    }
+}
+
+/// Tasks that a thread has in hand and does not run, by what they count as.
+#[derive(Default)]
+struct HeldBack {
+    delayed: usize,
+    queued: usize,
+}
+
+impl HeldBack {
+    fn of(&mut self, phase: Phase) -> &mut usize {
+        if phase == Phase::Delayed { &mut self.delayed } else { &mut self.queued }
     }
 }
 
@@ -391,6 +407,7 @@ pub(crate) struct State<'a, Meta> {
     timers: BTreeMap<(Moment, TaskId), (Task<'a, Meta>, Wait)>,
     doomed: VecDeque<Task<'a, Meta>>,
     free: Vec<usize>,
+    held_back: HeldBack,
     peak_threads: usize,
     refused: Refused,
     supervisor_refused: Refused,
@@ -451,6 +468,7 @@ impl<'a, Meta> State<'a, Meta> {
             timers: BTreeMap::new(),
             doomed: VecDeque::new(),
             free: Vec::new(),
+            held_back: HeldBack::default(),
             peak_threads: 0,
             refused: Refused::default(),
             supervisor_refused: Refused::default(),
@@ -530,6 +548,29 @@ impl<'a, Meta> State<'a, Meta> {
             max_threads: self.limits.max_threads,
             ..Stats::default()
         }
+    }
+
+    #[cfg(feature = "metrics")]
+    pub(crate) fn load(&self) -> Load {
+        // As `tasks` lists them.
+        let queued = self.queue.len() + self.doomed.len() + self.held_back.queued;
+        let delayed = self.timers.len() + self.held_back.delayed;
+        Load { live: self.len(), running: self.len() - queued - delayed, queued, threads: self.threads() }
+    }
+
+    /// The load without what `hand` has in hand. `ends`: not even live, unless it is a loop.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn load_after(&self, hand: usize, ends: bool) -> Load {
+        let mut load = self.load();
+        if let Some(held) = self.slots.get(hand).and_then(|slot| slot.hand.as_ref()?.held.as_ref()) {
+            match held.phase {
+                None => load.running -= 1,
+                Some(Phase::Delayed) => {}
+                Some(_) => load.queued -= 1,
+            }
+            load.live -= usize::from(ends && held.record.kind == Kind::Once);
+        }
+        load
     }
 
     fn coming(&self) -> usize {
@@ -1182,6 +1223,9 @@ impl<'a, Meta> State<'a, Meta> {
         fx: &mut Effects,
     ) {
         self.hand_mut(hand).held = Some(Held { record, phase });
+        if let Some(phase) = phase {
+            *self.held_back.of(phase) += 1;
+        }
         if watch < self.stall_at {
             self.stall_at = watch;
             fx.supervisor = true;
@@ -1190,8 +1234,9 @@ impl<'a, Meta> State<'a, Meta> {
 
     /// `hand` keeps its task while that waits: `inline` sleeps in its stead.
     pub(crate) fn set_phase(&mut self, hand: usize, phase: Phase) {
-        if let Some(held) = &mut self.hand_mut(hand).held {
-            held.phase = Some(phase);
+        let Some(held) = &mut self.hand_mut(hand).held else { return };
+        if held.phase.replace(phase).is_none() {
+            *self.held_back.of(phase) += 1;
         }
     }
 
@@ -1199,6 +1244,9 @@ impl<'a, Meta> State<'a, Meta> {
     /// the last time.
     pub(crate) fn let_go(&mut self, hand: usize) {
         let held = self.hand_mut(hand).held.take();
+        if let Some(phase) = held.as_ref().and_then(|held| held.phase) {
+            *self.held_back.of(phase) -= 1;
+        }
         debug_assert!(held.is_none_or(|held| Arc::strong_count(&held.record) > 1));
     }
 

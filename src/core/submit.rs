@@ -29,6 +29,7 @@ impl<'a, Meta> Core<'a, Meta> {
                 state.reject();
                 drop(state);
                 self.apply(fx);
+                self.call_rejected(task.meta(), &reason);
                 return Err(Rejected::new(task, reason));
             }
         };
@@ -41,6 +42,13 @@ impl<'a, Meta> Core<'a, Meta> {
             self.apply(fx);
         }
         Ok(id)
+    }
+
+    fn call_rejected(&self, meta: &Meta, reason: &Reason) {
+        let hooks = self.shelf.hooks();
+        let _inside = callout::enter(self.identity(), usize::MAX);
+        self.count_panics(crate::hooks::call_each(&hooks.rejected, |hook| hook(meta, reason)));
+        self.call_out(|| drop(hooks));
     }
 
     /// Settles all that can fail, then counts the task, in the same step. `now` moves on if that took a wait.

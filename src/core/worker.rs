@@ -1,5 +1,7 @@
 //! A worker's loop: take, run, finish.
 
+use std::thread;
+
 use super::lifecycle::{Desk, Turn};
 use super::state::{Effects, Expired, Next};
 use super::{Core, callout, drop_record};
@@ -11,7 +13,7 @@ const LINGER: u32 = 40;
 /// The life of the worker of `hand`.
 pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>, hand: usize) {
     let inside = callout::enter(core.identity(), hand);
-    let mut desk = Desk::new(core, hand);
+    let mut desk = Desk::new(core, hand, thread::current().name().map(Arc::from));
     let (bell, hint) = await_grant(core, hand, &desk);
     let mut turn = None;
     loop {
