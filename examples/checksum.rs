@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What is known of each path: its checksum and length, or why there is none.
 type Sums = Mutex<BTreeMap<PathBuf, Result<(u32, u64), String>>>;
@@ -21,13 +22,18 @@ fn main() -> ExitCode {
     }
     let table = crc_table();
     let sums = Sums::default();
+    let broken = AtomicBool::new(false);
     inflight::scope(|s| {
+        s.on_task_failed(|_cx, (), error| {
+            eprintln!("checksum: {error}");
+            broken.store(true, Ordering::Relaxed);
+        });
         for root in &roots {
             visit(s, root.clone(), &table, &sums);
         }
     });
 
-    let mut code = ExitCode::SUCCESS;
+    let mut code = if broken.into_inner() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     for (path, sum) in sums.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
         match sum {
             Ok((crc, length)) => println!("{crc:08x} {length:>10} {}", path.display()),

@@ -47,7 +47,31 @@ use crate::verbs::verbs;
 /// });
 /// ```
 ///
-/// And a scope cannot be carried out of its closure:
+/// Nor may two tasks change the same thing:
+///
+/// ```compile_fail,E0499
+/// let mut n = 0;
+/// inflight::scope(|s| {
+///     for _ in 0..2 {
+///         s.run((), |_cx| Ok(n += 1)).expect("the scope is open");
+///     }
+/// });
+/// ```
+///
+/// What a task takes along is sent to another thread:
+///
+/// ```compile_fail,E0277
+/// inflight::scope(|s| {
+///     let shared = std::rc::Rc::new(1);
+///     s.run((), move |_cx| Ok(drop(shared))).expect("the scope is open");
+/// });
+/// ```
+///
+/// A handle does not outlive the scope, and the scope cannot be carried out of its closure:
+///
+/// ```compile_fail
+/// let handle = inflight::scope(|s| s.spawn((), |_cx| Ok(1)).expect("the scope is open"));
+/// ```
 ///
 /// ```compile_fail,E0521
 /// let mut stolen = None;

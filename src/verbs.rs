@@ -350,7 +350,9 @@ macro_rules! verbs {
         /// [`progress`](crate::Context::progress) for its
         /// [`stalled_after`](crate::scoped::Task::stalled_after); the last argument is for how long by then.
         ///
-        /// It runs on a thread of its own, the notifier's, and may block without holding up tasks or clock.
+        /// It runs on a thread of its own, the notifier's, and may block without holding up other tasks or the
+        /// clock; the task in question ends only once its notices are delivered. So do not wait there for a
+        /// task that may need the thread of the one that hangs.
         ///
         /// ```
         /// use inflight::{Manager, Task};
@@ -405,7 +407,8 @@ macro_rules! verbs {
         ///
         /// This is how a tracing span, a request id in a thread-local or a locale reaches a worker that is
         /// used again and again. Several nest in the order in which they were added. A panic in either is a
-        /// failed task. The guard need not be `Send`.
+        /// failed task. The guard need not be `Send`. The hooks for stalls run on a thread of their own while
+        /// the attempt goes on, and so not within its guard: for them, use a value of the task's context.
         ///
         /// ```
         /// use std::cell::Cell;

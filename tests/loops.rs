@@ -287,7 +287,11 @@ fn close_lets_the_retries_of_the_iteration_in_hand_go_on() {
     manager.run_task(Task::looping("poll", fails_until(3)).retry(retry)).unwrap();
     journal.expect("poll retried after 1: busy");
     until_phases(&manager, &[Phase::Delayed]);
+    let gate = occupy(&manager, "holds the thread");
     manager.close();
+    assert_eq!(manager.tasks()[0].phase(), Phase::Delayed, "at its time");
+    gate.open();
+    journal.expect("holds the thread succeeded in 1");
     clock.advance(SEC);
     journal.expect("poll retried after 2: busy");
     until_phases(&manager, &[Phase::Delayed]);

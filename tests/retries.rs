@@ -314,7 +314,11 @@ fn close_lets_retries_go_on_at_their_time() {
     manager.run_task(Task::retrying("mail", fails_until(3)).retry(retry)).unwrap();
     journal.expect("mail retried after 1: busy");
     until_phases(&manager, &[Phase::Delayed]);
+    let gate = occupy(&manager, "holds the thread");
     manager.close();
+    assert_eq!(manager.tasks()[0].phase(), Phase::Delayed, "at its time");
+    gate.open();
+    journal.expect("holds the thread succeeded in 1");
     clock.advance(SEC);
     journal.expect("mail retried after 2: busy");
     until_phases(&manager, &[Phase::Delayed]);

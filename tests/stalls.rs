@@ -139,6 +139,34 @@ fn time_in_queue_delay_pause_and_hooks_is_no_stall() {
 }
 
 #[test]
+fn the_hooks_of_an_attempt_that_has_ended_are_no_stall_however_long() {
+    let clock = ManualClock::new();
+    let manager = fused(Manager::builder().max_threads(2).clock(&clock));
+    let journal = Journal::of(&manager);
+    let (go_on, goes_on) = mpsc::channel::<()>();
+    let goes_on = Mutex::new(goes_on);
+    manager.on_task_succeeded(move |_, meta| {
+        if *meta == "in its hook" {
+            goes_on.lock().unwrap().recv_timeout(HANG).unwrap();
+        }
+    });
+    manager.run_task(Task::once("in its hook", |_| Ok(())).stalled_after(SEC)).unwrap();
+    journal.expect("in its hook succeeded in 1");
+    let (tell, task) = reporter();
+    manager.run_task(Task::once("import", task).stalled_after(SEC)).unwrap();
+    until_phases(&manager, &[Phase::Running; 2]);
+    clock.advance(SEC * 2);
+    journal.expect("import stalled for 2s");
+    tell.send("row 7").unwrap();
+    // The notifier delivers what was rung for first: by now it would have told of the other.
+    journal.expect("import recovered after 2s");
+    go_on.send(()).unwrap();
+    drop(tell);
+    manager.wait();
+    assert_eq!(manager.stats().stalled, 1);
+}
+
+#[test]
 fn the_supervisor_rests_while_the_hooks_of_a_watched_task_run() {
     // On the real clock, where a moment that has passed is no pause. Only Linux tells a thread's own time.
     fn supervisors_time() -> Option<Duration> {

@@ -212,6 +212,27 @@ fn a_retry_that_comes_to_its_start_too_late_does_not_start() {
 }
 
 #[test]
+fn in_a_loop_a_late_retry_ends_the_iteration_with_the_failure_it_had() {
+    let clock = ManualClock::new();
+    let manager = manager(&clock);
+    let journal = Journal::of(&manager);
+    let retry = Retry::unlimited().backoff(Backoff::constant(SEC));
+    let task = Task::looping("poll", fails_until(99)).every(SEC * 10).retry(retry).timeout(SEC * 2);
+    manager.run_task(task).unwrap();
+    for _ in 0..2 {
+        journal.expect("poll retried after 1: busy");
+        until_phases(&manager, &[Phase::Delayed]);
+        // Over the retry's time and over the timeout, in one step.
+        clock.advance(SEC * 5);
+        journal.expect("poll failed in 1: busy");
+        until_phases(&manager, &[Phase::Delayed]);
+        clock.advance(SEC * 5);
+    }
+    journal.expect("poll retried after 1: busy");
+    manager.cancel();
+}
+
+#[test]
 fn a_timed_out_attempt_is_not_repeated() {
     let clock = ManualClock::new();
     let manager = manager(&clock);

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, clippy::unwrap_used)] // each file uses its part
 
-use inflight::{BoxError, Builder, Context, Manager, ManualClock, Phase, Task};
+use inflight::{BoxError, Builder, Context, Kind, Manager, ManualClock, Phase, Task};
 use std::ops::Deref;
 use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Guards against a hang: nothing in these tests takes as long.
-pub(crate) const HANG: Duration = Duration::from_secs(30);
+pub(crate) const HANG: Duration = Duration::from_secs(20);
 pub(crate) const SEC: Duration = Duration::from_secs(1);
 pub(crate) const MS: Duration = Duration::from_millis(1);
 
@@ -19,7 +19,8 @@ pub(crate) fn manager(clock: &ManualClock) -> Fused<&'static str> {
     fused(Manager::builder().max_threads(1).clock(clock))
 }
 
-/// A manager that a test which fails does not wait for: its clock stands still by then.
+/// A manager that no test waits for in vain: neither for a broken one, nor, if the test has failed, for tasks
+/// whose time does not come any more.
 pub(crate) struct Fused<M: Send + Sync + 'static>(Option<Manager<M>>);
 
 pub(crate) fn fused<M: Send + Sync + 'static>(builder: Builder<M>) -> Fused<M> {
@@ -34,13 +35,31 @@ impl<M: Send + Sync + 'static> Deref for Fused<M> {
     }
 }
 
+impl<M: Send + Sync + 'static> Fused<M> {
+    /// As `Manager::wait`, which a broken manager would never return from.
+    #[track_caller]
+    pub(crate) fn wait(&self) {
+        until(|| self.waited_for() == 0);
+        Manager::wait(self);
+    }
+
+    fn waited_for(&self) -> usize {
+        if self.is_closed() { self.len() } else { self.count_of(Kind::Once) }
+    }
+}
+
 impl<M: Send + Sync + 'static> Drop for Fused<M> {
     fn drop(&mut self) {
-        if thread::panicking() {
-            if let Some(manager) = self.0.take() {
-                manager.cancel();
-                manager.detach();
-            }
+        let Some(manager) = self.0.take() else { return };
+        manager.close();
+        let begin = Instant::now();
+        while !thread::panicking() && !manager.is_empty() && begin.elapsed() < HANG {
+            thread::yield_now();
+        }
+        if !manager.is_empty() {
+            manager.cancel();
+            manager.detach();
+            assert!(thread::panicking(), "the manager does not come to its end");
         }
     }
 }
