@@ -5,7 +5,6 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::thread;
 use std::time::Duration;
 
 use crate::clock::Clock;
@@ -17,7 +16,7 @@ use crate::error::BuildError;
 use crate::manager::Manager;
 use crate::retry::Retry;
 use crate::scope::Scope;
-use crate::sync::Arc;
+use crate::sync::{Arc, thread};
 
 /// How long an idle thread stays by default.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);

@@ -2,14 +2,13 @@
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::thread;
 use std::time::Duration;
 
 use crate::clock::{Clock, Moment};
 use crate::context::Context;
 use crate::core::Core;
 use crate::error::{BoxError, TaskError};
-use crate::sync::{Arc, AtomicU64, Condvar, Mutex, Ordering};
+use crate::sync::{Arc, AtomicU64, Condvar, Mutex, Ordering, thread};
 use crate::task::{Job, TaskId};
 
 /// A task whose value somebody wants: what [`spawn`](crate::Manager::spawn) returns.

@@ -7,11 +7,26 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-pub(crate) use crossbeam_utils::{Backoff, CachePadded};
+pub(crate) use crossbeam_utils::CachePadded;
 pub(crate) use std::sync::Arc;
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+pub(crate) use std::sync::atomic::Ordering;
+
+pub(crate) use self::system::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Backoff, thread, thread_local};
 
 use crate::clock::{Clock, Moment};
+
+/// What the operating system, or a library close to it, provides.
+#[cfg(not(all(test, inflight_model)))]
+mod system {
+    pub(crate) use crossbeam_utils::Backoff;
+    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
+    pub(crate) use std::{thread, thread_local};
+}
+
+#[cfg(all(test, inflight_model))]
+#[path = "sync/model.rs"]
+mod system;
 
 thread_local! {
     static HELD: Cell<u32> = const { Cell::new(0) };
@@ -20,7 +35,7 @@ thread_local! {
 /// Promise 5: no lock of ours is held while the user's code runs.
 #[inline]
 pub(crate) fn assert_unlocked() {
-    debug_assert_eq!(HELD.get(), 0, "a lock of inflight's is held while the user's code runs");
+    debug_assert_eq!(HELD.with(Cell::get), 0, "a lock of inflight's is held while the user's code runs");
 }
 
 /// Counts one guard of this thread; a zero-sized nothing in release builds.
@@ -30,7 +45,7 @@ impl Held {
     #[inline]
     fn new() -> Self {
         if cfg!(debug_assertions) {
-            HELD.set(HELD.get() + 1);
+            HELD.with(|held| held.set(held.get() + 1));
         }
         Held
     }
@@ -40,22 +55,22 @@ impl Drop for Held {
     #[inline]
     fn drop(&mut self) {
         if cfg!(debug_assertions) {
-            HELD.set(HELD.get() - 1);
+            HELD.with(|held| held.set(held.get() - 1));
         }
     }
 }
 
 /// A mutex that no panic poisons.
-pub(crate) struct Mutex<T>(parking_lot::Mutex<T>);
+pub(crate) struct Mutex<T>(system::Mutex<T>);
 
 pub(crate) struct Guard<'a, T> {
-    guard: parking_lot::MutexGuard<'a, T>,
+    guard: system::MutexGuard<'a, T>,
     _held: Held,
 }
 
 impl<T> Mutex<T> {
     pub(crate) const fn new(value: T) -> Self {
-        Mutex(parking_lot::Mutex::new(value))
+        Mutex(system::Mutex::new(value))
     }
 
     #[inline]
@@ -119,7 +134,7 @@ const MANUAL_POLL: Duration = Duration::from_millis(1);
 ///
 /// Every wait may return spuriously: its caller holds the condition and asks again.
 #[derive(Default)]
-pub(crate) struct Condvar(parking_lot::Condvar);
+pub(crate) struct Condvar(system::Condvar);
 
 impl Condvar {
     #[inline]

@@ -10,6 +10,8 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 
+use crate::sync::thread_local;
+
 /// How many call-outs one thread can be in before it counts as inside of every manager's.
 const DEPTH: usize = 8;
 

@@ -7,6 +7,8 @@
 
 pub(crate) mod callout;
 pub(crate) mod lifecycle;
+#[cfg(all(test, inflight_model))]
+mod model_tests;
 mod notifier;
 mod queue;
 mod shutdown;
@@ -17,7 +19,6 @@ pub(crate) mod unwind;
 mod worker;
 
 use std::io;
-use std::thread;
 use std::time::Duration;
 
 use self::lifecycle::{Desk, Turn};
@@ -32,7 +33,7 @@ use crate::hooks::{Hooks, Shelf};
 use crate::info::Load;
 use crate::info::{Stats, TaskInfo};
 use crate::retry::Retry;
-use crate::sync::{Arc, AtomicU64, CachePadded, Condvar, Guard, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, CachePadded, Condvar, Guard, Mutex, Ordering, thread};
 use crate::task::{Kind, Record, Task, TaskId};
 
 /// What the builder has settled.
@@ -96,6 +97,8 @@ pub(crate) struct Core<'a, Meta> {
 
     /// Workers started so far; numbers their names.
     started: AtomicU64,
+    /// The process had as many threads as the system can surely carry when it was last looked at.
+    crowded: AtomicBool,
     // Counted where the lock is not held.
     hook_panics: AtomicU64,
     retried: AtomicU64,
@@ -115,6 +118,7 @@ impl<'a, Meta> Core<'a, Meta> {
             starts: Condvar::default(),
             supervisor: Condvar::default(),
             started: AtomicU64::new(0),
+            crowded: AtomicBool::new(false),
             hook_panics: AtomicU64::new(0),
             retried: AtomicU64::new(0),
             stalled: AtomicU64::new(0),
@@ -334,7 +338,7 @@ impl<'a, Meta> Core<'a, Meta> {
         let now = self.now();
         let mut state = self.state.lock();
         match &started {
-            Ok(()) => state.granted(hand, name, instead, fx),
+            Ok(()) => state.granted(hand, name, instead, now, fx),
             Err(_) => state.refused(hand, now, fx),
         }
         (state, started)
@@ -366,15 +370,19 @@ impl<'a, Meta> Core<'a, Meta> {
     /// Several managers in one process keep clear of what the system can carry together: the process's own
     /// count of threads is looked at from time to time.
     fn look_around(&self, number: u64) -> io::Result<()> {
-        match self.config.process_threads {
-            Some(limit) if number % LOOK_AROUND == 0 => match crate::builder::process_threads() {
-                Some(threads) if threads >= limit => Err(io::Error::other(format!(
-                    "the process has {threads} threads, as many as the system can surely carry"
-                ))),
-                _ => Ok(()),
-            },
-            _ => Ok(()),
+        let Some(limit) = self.config.process_threads else { return Ok(()) };
+        // Once there were too many, each start looks.
+        if number % LOOK_AROUND != 0 && !self.crowded.load(Ordering::Relaxed) {
+            return Ok(());
         }
+        let threads = crate::builder::process_threads().unwrap_or(0);
+        self.crowded.store(threads >= limit, Ordering::Relaxed);
+        if threads >= limit {
+            return Err(io::Error::other(format!(
+                "the process has {threads} threads, as many as the system can surely carry"
+            )));
+        }
+        Ok(())
     }
 
     // -- guests: threads of the user's that have a task in hand ---------------------------------------------

@@ -96,6 +96,7 @@ impl<T> Queue<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::cell::Cell;
 
     fn filled(n: usize) -> (Queue<usize>, Vec<Cell<u64>>) {
@@ -132,5 +133,70 @@ mod tests {
         assert!(queue.slots.len() <= SMALL.max(2 * queue.len()));
         assert_eq!(queue.drain().collect::<Vec<_>>(), (0..10_000).step_by(10).collect::<Vec<_>>());
         assert!(queue.is_empty());
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Op {
+        Push,
+        Pop,
+        Remove(usize),
+        Drain,
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        let op = prop_oneof![
+            30 => Just(Op::Push),
+            12 => Just(Op::Pop),
+            20 => any::<usize>().prop_map(Op::Remove),
+            1 => Just(Op::Drain)
+        ];
+        // So many that gaps are closed.
+        prop::collection::vec(op, 1..600)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn it_is_a_vec_whose_items_know_their_places(ops in ops(), start in 0..200_usize) {
+            let mut queue = Queue::default();
+            // What the items know: their place, while they are in the queue.
+            let places = std::cell::RefCell::new(Vec::new());
+            let mut model: Vec<usize> = Vec::new();
+            for op in std::iter::repeat_n(Op::Push, start).chain(ops) {
+                match op {
+                    Op::Push => queue.push(|place| {
+                        let item = places.borrow().len();
+                        places.borrow_mut().push(place);
+                        model.push(item);
+                        item
+                    }),
+                    Op::Pop => {
+                        let first = (!model.is_empty()).then(|| model.remove(0));
+                        prop_assert_eq!(queue.pop(), first);
+                    }
+                    Op::Remove(which) if !model.is_empty() => {
+                        let item = model.remove(which % model.len());
+                        let place = places.borrow()[item];
+                        let removed = queue.remove(place, |&item, place| places.borrow_mut()[item] = place);
+                        prop_assert_eq!(removed, Some(item));
+                        if let Some(other) = queue.get(place) {
+                            prop_assert_eq!(places.borrow()[*other], place, "another item moved there");
+                        }
+                    }
+                    Op::Remove(_) => {}
+                    Op::Drain => {
+                        let all: Vec<_> = queue.drain().collect();
+                        prop_assert_eq!(all, std::mem::take(&mut model));
+                    }
+                }
+                prop_assert_eq!((queue.len(), queue.is_empty()), (model.len(), model.is_empty()));
+                prop_assert!(queue.slots.len() <= SMALL.max(2 * queue.len()) + 1);
+            }
+            prop_assert_eq!(queue.iter().copied().collect::<Vec<_>>(), model.clone());
+            for item in model {
+                prop_assert_eq!(queue.get(places.borrow()[item]), Some(&item));
+            }
+        }
     }
 }

@@ -622,13 +622,15 @@ impl<'a, Meta> State<'a, Meta> {
 
     /// Many tasks at once: the first gets a thread, the others are for it and the supervisor's tick.
     fn push_all(&mut self, tasks: impl Iterator<Item = Task<'a, Meta>>, now: Moment, fx: &mut Effects) {
-        for (nth, task) in tasks.enumerate() {
+        let mut pushed = false;
+        for task in tasks {
             self.push(task);
-            if nth == 0 || !self.can_tick() {
+            if !pushed || !self.can_tick() {
                 self.spread(now, false, fx);
             }
+            pushed = true;
         }
-        if self.can_tick() && self.coming() < self.queue.len() {
+        if pushed && self.can_tick() && self.coming() < self.queue.len() {
             self.arm(now, fx);
         }
     }
@@ -691,9 +693,11 @@ impl<'a, Meta> State<'a, Meta> {
     /// Its task has been accepted by now, or is not going to be.
     pub(crate) fn end_admitting(&mut self, fx: &mut Effects) {
         self.admitting -= 1;
-        if self.admitting == 0 && self.len() == 0 {
-            self.release_keeper(fx);
+        if self.admitting == 0 {
             fx.supervisor = true;
+            if self.len() == 0 {
+                self.release_keeper(fx);
+            }
         }
     }
 
@@ -884,7 +888,7 @@ impl<'a, Meta> State<'a, Meta> {
             let hand = self.reserve();
             fx.calls.push(Call::Start(hand));
         } else {
-            self.tell(fx);
+            self.tell_or_start(now, fx);
         }
     }
 
@@ -989,10 +993,11 @@ impl<'a, Meta> State<'a, Meta> {
         hand: usize,
         thread: Arc<str>,
         instead: Option<usize>,
+        now: Moment,
         fx: &mut Effects,
     ) {
         if let Some(predecessor) = instead {
-            self.leave(predecessor, fx);
+            self.leave(predecessor, now, fx);
         }
         self.starting -= 1;
         self.threads += 1;
@@ -1141,10 +1146,14 @@ impl<'a, Meta> State<'a, Meta> {
     }
 
     /// The worker of `hand` is gone: the last thing it does under the lock.
-    pub(crate) fn leave(&mut self, hand: usize, fx: &mut Effects) {
+    pub(crate) fn leave(&mut self, hand: usize, now: Moment, fx: &mut Effects) {
         self.threads -= 1;
         self.leaving -= u32::from(self.hand(hand).seat == Seat::Leaving);
         self.stand_up(hand);
+        // What came while it left may have found the cap filled: its place is free now.
+        if self.coming() < self.queue.len() {
+            self.tell_or_start(now, fx);
+        }
         // A submitter may have waited for its place.
         fx.starts = true;
         fx.quiet = true;
@@ -1619,3 +1628,6 @@ fn in_hand<'a, Meta>(
     };
     TaskInfo { record: Arc::clone(&held.record), sight }
 }
+
+#[cfg(test)]
+mod tests;

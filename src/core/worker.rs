@@ -8,7 +8,7 @@ use super::{Core, callout, drop_record};
 use crate::sync::{Arc, AtomicBool, Backoff, Condvar, Ordering};
 
 /// How often a worker that lingers looks: it spins for 2 µs, then yields its core between looks.
-const LINGER: u32 = 40;
+const LINGER: u32 = if cfg!(inflight_model) { 1 } else { 40 };
 
 /// The life of the worker of `hand`.
 pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>, hand: usize) {
@@ -133,7 +133,8 @@ fn leave<Meta>(core: &Arc<Core<'_, Meta>>, hand: usize, mut desk: Desk<'_, Meta>
     desk.forget_hooks();
     drop(desk);
     let mut fx = Effects::default();
-    core.lock().leave(hand, &mut fx);
+    let now = core.now();
+    core.lock().leave(hand, now, &mut fx);
     drop(inside);
     core.apply(fx);
 }

@@ -1,0 +1,1328 @@
+//! The state machine under random sequences of everything that can happen to it, against a naive model.
+//!
+//! [`Sim`] is the shell without threads: each worker, submitter, supervisor and shutdown is an actor that is
+//! stepped in an order that proptest picks, and that waits as its thread would: only a notification or its
+//! deadline moves it on. After each step [`Sim::check`] recounts what the docs of [`State`] promise. At the end
+//! [`Sim::settle`] lets everything run that can, which must end all that is live: a lost wake-up shows there.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::clock::Clock;
+use crate::context::Root;
+use crate::error::TaskError;
+use crate::retry::Retry;
+use proptest::prelude::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+// -- what may happen ------------------------------------------------------------------------------------------
+
+#[derive(Clone, Copy, Debug)]
+enum Sort {
+    Plain,
+    Delayed,
+    Retrying,
+    Looping,
+    Watched,
+}
+
+/// Indices pick among the actors that can do it; where there are none, nothing happens.
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Submit {
+        sort: Sort,
+        waits: bool,
+        by_worker: bool,
+        in_hand: bool,
+    },
+    /// An actor goes on: a worker that is not in a task, a submitter, a guest, a shutdown; threads are granted.
+    Step(u8),
+    /// As `Step`; should the actor ask for a thread, that is refused.
+    Refuse(u8),
+    /// A task in a worker's hand comes to its end, or to a pause.
+    Finish(u8, Outcome),
+    Supervise,
+    Advance(Duration),
+    /// A waiter returns without having been notified.
+    Spurious(u8),
+    Close,
+    Cancel,
+    CancelTask(u8),
+    Join(u8),
+    BeginShutdown,
+    EndShutdown(u8),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Outcome {
+    Succeeds,
+    Fails,
+    Pauses(Duration),
+}
+
+fn sorts() -> impl Strategy<Value = Sort> {
+    prop_oneof![
+        4 => Just(Sort::Plain),
+        2 => Just(Sort::Delayed),
+        1 => Just(Sort::Retrying),
+        1 => Just(Sort::Looping),
+        1 => Just(Sort::Watched)
+    ]
+}
+
+fn spans() -> impl Strategy<Value = Duration> {
+    prop_oneof![
+        Just(Duration::from_micros(5)),
+        Just(Duration::from_micros(50)),
+        Just(TICK),
+        Just(5 * MS),
+        Just(20 * MS),
+        Just(Duration::from_secs(2)),
+        Just(Duration::from_secs(3600))
+    ]
+}
+
+fn outcomes() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        2 => Just(Outcome::Succeeds),
+        1 => Just(Outcome::Fails),
+        2 => prop_oneof![Just(Duration::ZERO), Just(MS), Just(Duration::from_secs(3600))].prop_map(Outcome::Pauses)
+    ]
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let submit = (sorts(), any::<bool>(), any::<bool>(), prop::bool::weighted(0.2))
+        .prop_map(|(sort, waits, by_worker, in_hand)| Op::Submit { sort, waits, by_worker, in_hand });
+    let op = prop_oneof![
+        20 => submit,
+        50 => any::<u8>().prop_map(Op::Step),
+        8 => any::<u8>().prop_map(Op::Refuse),
+        20 => (any::<u8>(), outcomes()).prop_map(|(which, outcome)| Op::Finish(which, outcome)),
+        8 => Just(Op::Supervise),
+        12 => spans().prop_map(Op::Advance),
+        2 => any::<u8>().prop_map(Op::Spurious),
+        1 => Just(Op::Close),
+        1 => Just(Op::Cancel),
+        3 => any::<u8>().prop_map(Op::CancelTask),
+        3 => any::<u8>().prop_map(Op::Join),
+        1 => Just(Op::BeginShutdown),
+        1 => any::<u8>().prop_map(Op::EndShutdown)
+    ];
+    prop::collection::vec(op, 1..120)
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    (
+        prop_oneof![2 => Just(Policy::Elastic), 1 => Just(Policy::ThreadPerTask)],
+        1..=5_usize,
+        prop_oneof![2 => Just(usize::MAX), 1 => 1..=3_usize],
+        prop_oneof![Just(Duration::ZERO), Just(MS), Just(Duration::from_secs(10)), Just(Duration::MAX)],
+        prop::bool::weighted(0.8),
+    )
+        .prop_map(|(policy, max_threads, max_pending, keep_alive, may_leave)| Limits {
+            policy,
+            max_threads,
+            max_pending,
+            keep_alive,
+            cores: 2,
+            may_leave,
+        })
+}
+
+// -- who acts -------------------------------------------------------------------------------------------------
+
+type Job = Task<'static, u32>;
+
+enum Worker {
+    /// Is about to look at the queue, and to say first what became of its task.
+    Ready(Option<Said>),
+    Parked {
+        until: Moment,
+        notified: bool,
+    },
+    Working(Job),
+    Leaving,
+    Succeeding(usize),
+}
+
+enum Said {
+    Ended(Arc<Record<'static, u32>>, Ended),
+    Paused(Job, Pause),
+}
+
+struct Submitter {
+    task: Option<Job>,
+    waits: bool,
+    by_worker: bool,
+    in_hand: bool,
+    admitting: bool,
+    claimed: bool,
+    at: Submitting,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Submitting {
+    Asks,
+    Starts(usize),
+    StartsSupervisor,
+    AwaitsStarts { notified: bool },
+    AwaitsRoom { notified: bool },
+    Captures(usize),
+}
+
+enum Supervisor {
+    Gone,
+    Looks,
+    Waits { until: Moment, notified: bool },
+}
+
+struct Guest {
+    hand: usize,
+    said: Said,
+}
+
+struct Shutdown {
+    since: usize,
+    /// Once it has given up: its hand.
+    hand: Option<usize>,
+}
+
+/// Where the model has a task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    Hand,
+    Queue,
+    Timers,
+    Doomed,
+}
+
+struct Known {
+    kind: Kind,
+    place: Place,
+    started: bool,
+    /// It waits for its next attempt, not for its first, or its next iteration.
+    wait: Wait,
+}
+
+struct Sim {
+    state: State<'static, u32>,
+    now: Moment,
+    root: Arc<Root>,
+    workers: BTreeMap<usize, Worker>,
+    submitters: Vec<Submitter>,
+    /// Threads that somebody is to start.
+    starts: Vec<usize>,
+    supervisor: Supervisor,
+    supervisor_starts: usize,
+    guests: Vec<Guest>,
+    shutdowns: Vec<Shutdown>,
+
+    live: BTreeMap<TaskId, Known>,
+    queue: Vec<TaskId>,
+    accepted: u64,
+    ended: u64,
+    rejected: u64,
+    given_up: Vec<TaskId>,
+    refusals: usize,
+    supervisor_refusals: usize,
+    over: bool,
+}
+
+impl Sim {
+    fn new(limits: Limits) -> Self {
+        Sim {
+            state: State::new(limits),
+            now: Moment::START.after(Duration::from_secs(1)),
+            root: Arc::new(Root::new(Clock::real())),
+            workers: BTreeMap::new(),
+            submitters: Vec::new(),
+            starts: Vec::new(),
+            supervisor: Supervisor::Gone,
+            supervisor_starts: 0,
+            guests: Vec::new(),
+            shutdowns: Vec::new(),
+            live: BTreeMap::new(),
+            queue: Vec::new(),
+            accepted: 0,
+            ended: 0,
+            rejected: 0,
+            given_up: Vec::new(),
+            refusals: 0,
+            supervisor_refusals: 0,
+            over: false,
+        }
+    }
+
+    /// One transition: its effects are done at once, but for threads to be started.
+    fn act<R>(&mut self, transition: impl FnOnce(&mut State<'static, u32>, Moment, &mut Effects) -> R) -> R {
+        let mut fx = Effects::default();
+        let (waited_for, quiet) = (self.state.waited_for(), self.state.quiet());
+        let answer = transition(&mut self.state, self.now, &mut fx);
+        if waited_for > 0 && self.state.waited_for() == 0 {
+            assert!(fx.quiet && self.state.quiet() > quiet, "those who wait are told that it is quiet");
+        }
+        let over = self.state.is_closed() && self.state.len() == 0;
+        assert!(fx.ended || !over || self.over, "closed and empty: the hooks are to be dropped");
+        self.over |= over;
+        self.apply(fx);
+        answer
+    }
+
+    fn apply(&mut self, fx: Effects) {
+        for call in fx.calls {
+            match call {
+                Call::Start(hand) => self.starts.push(hand),
+                Call::Wake(bell) => {
+                    let rung = self.state.slots.iter().position(|slot| Arc::ptr_eq(&slot.bell, &bell));
+                    if let Some(Worker::Parked { notified, .. }) =
+                        rung.and_then(|hand| self.workers.get_mut(&hand))
+                    {
+                        *notified = true;
+                    }
+                }
+            }
+        }
+        let mut room = fx.room;
+        for submitter in &mut self.submitters {
+            match &mut submitter.at {
+                Submitting::AwaitsStarts { notified } => *notified |= fx.starts,
+                Submitting::AwaitsRoom { notified } if fx.all_submitters => *notified = true,
+                Submitting::AwaitsRoom { notified } if room > 0 && !*notified => {
+                    *notified = true;
+                    room -= 1;
+                }
+                _ => {}
+            }
+        }
+        if let Supervisor::Waits { notified, .. } = &mut self.supervisor {
+            *notified |= fx.supervisor;
+        }
+        self.supervisor_starts += usize::from(fx.start_supervisor);
+    }
+
+    // -- the model ----------------------------------------------------------------------------------------
+
+    fn moved(&mut self, id: TaskId, place: Place) {
+        self.live.get_mut(&id).expect("it is live").place = place;
+        self.queue.retain(|&queued| queued != id);
+        if place == Place::Queue {
+            self.queue.push(id);
+        }
+    }
+
+    /// After what may have made timers due: those that left, in the order in which they did.
+    fn released(&mut self) {
+        let queued: Vec<_> = self.state.queue.iter().map(|due| due.task.record.id()).collect();
+        assert_eq!(queued[..self.queue.len()], self.queue, "who was in the queue keeps its place");
+        for id in queued.into_iter().skip(self.queue.len()) {
+            assert_eq!(self.live[&id].place, Place::Timers);
+            self.moved(id, Place::Queue);
+        }
+    }
+
+    fn started(&mut self, id: TaskId) {
+        self.live.get_mut(&id).expect("it is live").started = true;
+    }
+
+    fn gone(&mut self, id: TaskId) {
+        let known = self.live.remove(&id).expect("a task ends once");
+        assert_eq!(known.place, Place::Hand, "who ends a task has it in hand");
+        self.ended += 1;
+    }
+
+    // -- actors -------------------------------------------------------------------------------------------
+
+    fn submit(&mut self, sort: Sort, waits: bool, by_worker: bool, in_hand: bool) {
+        let task = match sort {
+            Sort::Plain => Task::once(0, |_| Ok(())),
+            Sort::Delayed => Task::once(0, |_| Ok(())).delay(5 * MS),
+            Sort::Retrying => Task::retrying(0, |_| Ok(())).retry(Retry::attempts(9)),
+            Sort::Looping => Task::looping(0, |_| Ok(())),
+            Sort::Watched => Task::once(0, |_| Ok(())).stalled_after(MS),
+        };
+        self.submitters.push(Submitter {
+            task: Some(task),
+            waits: waits && !by_worker,
+            by_worker,
+            in_hand,
+            admitting: false,
+            claimed: false,
+            at: Submitting::Asks,
+        });
+        self.submitter(self.submitters.len() - 1, true);
+    }
+
+    /// A submitter goes on, as in `Core::accept`.
+    fn submitter(&mut self, index: usize, granted: bool) {
+        let Submitter { claimed, admitting, waits, at, .. } = self.submitters[index];
+        match at {
+            Submitting::Asks => {
+                let needs = self.submitters[index].task.as_ref().unwrap().needs_supervisor();
+                let admission = self.state.admit(needs, claimed);
+                match admission {
+                    Admission::Granted => return self.accept(index),
+                    Admission::Closed => {
+                        assert!(self.state.is_closed());
+                        return self.reject(index);
+                    }
+                    Admission::Full if !waits => {
+                        let pending = self.live.values().filter(|known| !known.started).count();
+                        let promised = self.submitters.iter().filter(|other| other.claimed).count();
+                        assert!(pending + promised + self.state.offered >= self.state.limits.max_pending);
+                        return self.reject(index);
+                    }
+                    _ => {}
+                }
+                if !admitting {
+                    self.submitters[index].admitting = true;
+                    self.state.begin_admitting();
+                }
+                self.submitters[index].at = match admission {
+                    Admission::NeedsThread(hand) => Submitting::Starts(hand),
+                    Admission::NeedsSupervisor => Submitting::StartsSupervisor,
+                    Admission::NeedsStarts => Submitting::AwaitsStarts { notified: false },
+                    _ => {
+                        self.state.block();
+                        Submitting::AwaitsRoom { notified: true }
+                    }
+                };
+            }
+            Submitting::Starts(hand) => {
+                self.submitters[index].at = Submitting::Asks;
+                if !self.start(hand, None, granted) && !self.state.has_threads() {
+                    self.reject(index);
+                }
+            }
+            Submitting::StartsSupervisor => {
+                self.submitters[index].at = Submitting::Asks;
+                if !self.start_supervisor(granted) {
+                    self.reject(index);
+                }
+            }
+            Submitting::AwaitsStarts { .. } => self.submitters[index].at = Submitting::Asks,
+            Submitting::AwaitsRoom { .. } => {
+                if self.state.is_closed() {
+                    self.state.unblock();
+                    self.submitters[index].at = Submitting::Asks;
+                } else if self.state.claim() {
+                    self.submitters[index].claimed = true;
+                    self.submitters[index].at = Submitting::Asks;
+                } else {
+                    self.submitters[index].at = Submitting::AwaitsRoom { notified: false };
+                }
+            }
+            Submitting::Captures(hand) => {
+                let submitter = self.submitters.remove(index);
+                let task = submitter.task.unwrap();
+                if granted {
+                    self.enter(task, submitter.by_worker, Some(hand));
+                } else {
+                    // A capture has panicked.
+                    self.act(|state, _, fx| state.give_up_start(fx));
+                    self.started(task.record.id());
+                    let said = said_ended(&task, Tally::Failed);
+                    self.guests.push(Guest { hand, said });
+                }
+            }
+        }
+    }
+
+    fn settle_admission(&mut self, index: usize) {
+        let Submitter { claimed, admitting, .. } = self.submitters[index];
+        self.act(|state, _, fx| {
+            if claimed {
+                state.unclaim(fx);
+            }
+            if admitting {
+                state.end_admitting(fx);
+            }
+        });
+        self.submitters[index].claimed = false;
+        self.submitters[index].admitting = false;
+    }
+
+    fn accept(&mut self, index: usize) {
+        let now = self.now;
+        let task = self.submitters[index].task.as_ref().unwrap();
+        let id = self.state.accept(task, now);
+        let known = Known { kind: task.record.kind, place: Place::Hand, started: false, wait: Wait::Delay };
+        self.live.insert(id, known);
+        self.accepted += 1;
+        self.over = false;
+        self.settle_admission(index);
+        if self.submitters[index].in_hand {
+            let record = Arc::clone(&self.submitters[index].task.as_ref().unwrap().record);
+            let hand = self.guest();
+            self.act(|state, _, fx| state.hold(hand, record, Some(Phase::Queued), Moment::NEVER, fx));
+            self.submitters[index].at = Submitting::Captures(hand);
+        } else {
+            let submitter = self.submitters.remove(index);
+            self.enter(submitter.task.unwrap(), submitter.by_worker, None);
+        }
+    }
+
+    fn enter(&mut self, task: Job, by_worker: bool, hand: Option<usize>) {
+        let id = task.record.id();
+        let waits = task.luggage.as_ref().is_some_and(|luggage| luggage.delay.is_some())
+            && !(self.state.cancelled || self.state.closed && task.record.kind == Kind::Loop);
+        let _record = Arc::clone(&task.record);
+        match self.act(|state, now, fx| state.enter(task, now, by_worker, fx)) {
+            Ok(()) => {
+                self.moved(id, if waits { Place::Timers } else { Place::Queue });
+                if let Some(hand) = hand {
+                    self.state.let_go(hand);
+                    self.state.guest_leaves(hand);
+                }
+            }
+            Err(task) => {
+                assert!(self.state.is_abandoned());
+                self.note_given_up(id);
+                self.started(id);
+                let hand = hand.unwrap_or_else(|| {
+                    let hand = self.guest();
+                    let record = Arc::clone(&task.record);
+                    self.act(|state, _, fx| state.hold(hand, record, None, Moment::NEVER, fx));
+                    hand
+                });
+                self.guests.push(Guest { hand, said: said_ended(&task, Tally::Failed) });
+            }
+        }
+    }
+
+    fn note_given_up(&mut self, id: TaskId) {
+        if !self.shutdowns.is_empty() {
+            self.given_up.push(id);
+        }
+    }
+
+    fn reject(&mut self, index: usize) {
+        self.settle_admission(index);
+        self.state.reject();
+        self.rejected += 1;
+        self.submitters.remove(index);
+    }
+
+    fn guest(&mut self) -> usize {
+        let hand = self.state.guest(None);
+        self.state.sit_down(hand, Arc::new(Control::new(Arc::clone(&self.root), hand, None)));
+        hand
+    }
+
+    fn start(&mut self, hand: usize, instead: Option<usize>, granted: bool) -> bool {
+        if granted {
+            self.act(|state, now, fx| state.granted(hand, "worker".into(), instead, now, fx));
+            if let Some(predecessor) = instead {
+                self.workers.remove(&predecessor);
+            }
+            self.state.sit_down(hand, Arc::new(Control::new(Arc::clone(&self.root), hand, None)));
+            self.workers.insert(hand, Worker::Ready(None));
+        } else {
+            self.refusals += 1;
+            self.act(|state, now, fx| state.refused(hand, now, fx));
+        }
+        granted
+    }
+
+    fn start_supervisor(&mut self, granted: bool) -> bool {
+        if granted {
+            assert!(matches!(self.supervisor, Supervisor::Gone), "there is one supervisor");
+            self.act(|state, now, fx| state.supervisor_lives(now, fx));
+            self.supervisor = Supervisor::Looks;
+        } else {
+            self.supervisor_refusals += 1;
+            self.act(|state, now, fx| state.supervisor_refused(now, fx));
+        }
+        granted
+    }
+
+    /// A worker goes on, as in `worker::run`, up to where it has a task in hand, waits, or is gone.
+    fn worker(&mut self, hand: usize, granted: bool) {
+        match self.workers.remove(&hand).expect("it is there") {
+            Worker::Ready(said) => {
+                if let Some(said) = said {
+                    match self.say(hand, said) {
+                        Ok(()) => {}
+                        Err(said) => {
+                            self.workers.insert(hand, Worker::Ready(Some(said)));
+                            return;
+                        }
+                    }
+                }
+                self.next(hand);
+            }
+            Worker::Parked { until, .. } => {
+                if !self.state.is_idle(hand) {
+                    return self.next(hand);
+                }
+                let now = self.now;
+                if now < until {
+                    self.workers.insert(hand, Worker::Parked { until, notified: false });
+                    return;
+                }
+                let at = match self.state.expire(hand, now) {
+                    Expired::Stay(until) => Worker::Parked { until, notified: false },
+                    Expired::Work => Worker::Ready(None),
+                    Expired::Leave => Worker::Leaving,
+                };
+                self.workers.insert(hand, at);
+            }
+            Worker::Leaving => {
+                self.act(|state, now, fx| state.leave(hand, now, fx));
+                let kept = self.state.len() > 0 && !self.state.is_over();
+                assert!(self.state.threads > 0 || !kept, "the last worker stays while tasks are live");
+            }
+            Worker::Succeeding(successor) => {
+                if !self.start(successor, Some(hand), granted) {
+                    self.workers.insert(hand, Worker::Ready(None));
+                }
+            }
+            working @ Worker::Working(_) => drop(self.workers.insert(hand, working)),
+        }
+    }
+
+    fn next(&mut self, hand: usize) {
+        let before = self.queue.clone();
+        let at = match self.act(|state, now, fx| state.next(hand, now, fx)) {
+            Next::Take(task, twin, order) => {
+                let id = task.record.id();
+                assert_eq!(before.first(), Some(&id), "first in, first out");
+                self.started(id);
+                self.moved(id, Place::Hand);
+                self.hold(hand, &task, twin, order);
+                match order {
+                    Order::Run => Worker::Working(task),
+                    order => {
+                        assert!(self.state.is_closed(), "{order:?} before anybody closed it");
+                        let tally = if order == Order::EndLoop { Tally::Silent } else { Tally::Failed };
+                        Worker::Ready(Some(said_ended(&task, tally)))
+                    }
+                }
+            }
+            Next::Linger => Worker::Ready(None),
+            Next::Park(until) => {
+                assert!(self.queue.is_empty() || self.state.limits.policy == Policy::ThreadPerTask);
+                Worker::Parked { until, notified: false }
+            }
+            Next::Successor(successor) => Worker::Succeeding(successor),
+            Next::Leave => Worker::Leaving,
+        };
+        self.workers.insert(hand, at);
+    }
+
+    fn hold(&mut self, hand: usize, task: &Job, twin: Arc<Record<'static, u32>>, order: Order) {
+        if order == Order::Run {
+            task.record.set_attempt(task.record.attempt() + 1);
+        }
+        let watch = if task.is_watched() { self.now.after(MS) } else { Moment::NEVER };
+        self.act(|state, _, fx| state.hold(hand, twin, None, watch, fx));
+    }
+
+    /// What became of a task in `hand`; what is to be said instead, if its pause is refused.
+    fn say(&mut self, hand: usize, said: Said) -> Result<(), Said> {
+        match said {
+            Said::Ended(record, ended) => {
+                self.gone(record.id());
+                self.act(|state, _, fx| state.finish(hand, &ended, fx));
+                Ok(())
+            }
+            Said::Paused(task, pause) => {
+                let id = task.record.id();
+                let _record = Arc::clone(&task.record);
+                let due = pause.until <= self.now;
+                match self.act(|state, now, fx| state.pause(hand, task, pause, now, fx)) {
+                    Ok(()) => {
+                        self.moved(id, if due { Place::Queue } else { Place::Timers });
+                        self.live.get_mut(&id).unwrap().wait = pause.wait;
+                        Ok(())
+                    }
+                    Err((task, refusal)) => {
+                        assert!(self.state.is_closed(), "a pause is refused while it is open");
+                        if refusal == Refusal::Abandoned {
+                            self.note_given_up(id);
+                        }
+                        Err(said_ended(&task, Tally::Failed))
+                    }
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, hand: usize, outcome: Outcome) {
+        let Some(Worker::Working(task)) = self.workers.remove(&hand) else { unreachable!("it works") };
+        let said = self.said(task, outcome);
+        self.workers.insert(hand, Worker::Ready(Some(said)));
+    }
+
+    fn said(&self, mut task: Job, outcome: Outcome) -> Said {
+        let repeats = task.luggage.as_ref().is_some_and(|luggage| luggage.repeats);
+        let is_loop = task.record.kind == Kind::Loop;
+        let pause = match outcome {
+            Outcome::Pauses(pause) if repeats => pause,
+            // A loop ends only once it is told to; so here it pauses.
+            _ if is_loop => MS,
+            Outcome::Fails => return said_ended(&task, Tally::Failed),
+            _ => return said_ended(&task, Tally::Succeeded),
+        };
+        let wait = if is_loop && outcome != Outcome::Fails { Wait::Iteration } else { Wait::Retry };
+        let course = &mut task.luggage.as_mut().unwrap().course;
+        course.failure = (wait == Wait::Retry).then_some(TaskError::TimedOut);
+        Said::Paused(task, Pause { until: self.now.after(pause), wait, tally: Tally::Silent })
+    }
+
+    fn guest_goes_on(&mut self, index: usize) {
+        let Guest { hand, said } = self.guests.remove(index);
+        match self.say(hand, said) {
+            Ok(()) => self.state.guest_leaves(hand),
+            Err(said) => self.guests.push(Guest { hand, said }),
+        }
+    }
+
+    fn supervise(&mut self) {
+        let mut rings = Vec::new();
+        let mut fx = Effects::default();
+        let next = self.state.supervise(self.now, &mut fx, &mut rings);
+        self.released();
+        match next {
+            None => {
+                self.state.supervisor_leaves(&mut fx);
+                self.supervisor = Supervisor::Gone;
+            }
+            Some(until) if fx.is_empty() => self.supervisor = Supervisor::Waits { until, notified: false },
+            Some(_) => self.supervisor = Supervisor::Looks,
+        }
+        self.apply(fx);
+        assert!(self.live.values().all(|known| known.place != Place::Timers) || next.is_some());
+    }
+
+    fn take_out(&mut self, which: u8, runs: bool) {
+        if self.queue.is_empty() {
+            return;
+        }
+        let id = self.queue[usize::from(which) % self.queue.len()];
+        let place =
+            (0..).find(|&place| self.state.queue.get(place).is_some_and(|due| due.task.record.id() == id));
+        let task = self.act(|state, _, fx| state.take_out(place.unwrap(), id, fx)).unwrap();
+        self.started(id);
+        self.moved(id, Place::Hand);
+        let order = if runs { self.state.order(&task, self.now) } else { Order::Cancel };
+        let hand = self.guest();
+        let twin = Arc::clone(&task.record);
+        self.hold(hand, &task, twin, order);
+        let said = match order {
+            Order::Run if which % 2 == 0 => self.said(task, Outcome::Pauses(MS)),
+            Order::Run => self.said(task, Outcome::Succeeds),
+            _ => said_ended(&task, Tally::Failed),
+        };
+        self.guests.push(Guest { hand, said });
+    }
+
+    fn close(&mut self) {
+        self.act(|state, now, fx| state.close(now, fx));
+        self.released();
+        let waits = |known: &Known| {
+            known.place == Place::Timers && known.kind == Kind::Loop && known.wait != Wait::Retry
+        };
+        assert!(!self.live.values().any(waits), "a loop that waits for its next iteration ends at once");
+    }
+
+    fn cancel(&mut self) {
+        self.close();
+        self.act(|state, now, fx| state.cancel(now, fx));
+        self.released();
+        assert!(self.state.timers.is_empty(), "a cancel leaves nothing to wait for");
+    }
+
+    fn begin_shutdown(&mut self) {
+        let since = self.state.begin_shutdown();
+        if self.shutdowns.is_empty() {
+            self.given_up.clear();
+        }
+        assert_eq!(since, self.given_up.len());
+        self.shutdowns.push(Shutdown { since, hand: None });
+        self.close();
+    }
+
+    /// The budget of a shutdown is over, or its next doomed task is to be ended.
+    fn shutdown(&mut self, index: usize) {
+        let Shutdown { since, hand } = self.shutdowns[index];
+        let Some(hand) = hand else {
+            let clean = self.state.len() == 0 && !self.state.gave_up(since);
+            assert_eq!(clean, self.live.is_empty() && self.given_up.len() == since);
+            if clean {
+                self.shutdowns.remove(index);
+                let _names = self.act(|state, _, fx| state.end_shutdown(false, fx));
+                return;
+            }
+            let mut expected: Vec<_> = self.live.keys().copied().collect();
+            expected.extend(self.given_up[since..].iter().filter(|id| !self.live.contains_key(id)));
+            expected.sort_unstable();
+            expected.dedup();
+            let named = self.act(|state, now, fx| state.abandon(since, now, fx));
+            let mut named: Vec<_> = named.iter().map(TaskInfo::id).collect();
+            named.dedup();
+            assert_eq!(named, expected, "a shutdown names all that was left");
+            let waiting = |known: &&mut Known| matches!(known.place, Place::Queue | Place::Timers);
+            self.queue.clear();
+            let mut doomed = Vec::new();
+            for (id, known) in &mut self.live {
+                if waiting(&known) {
+                    doomed.push(*id);
+                    known.place = Place::Doomed;
+                    known.started = true;
+                }
+            }
+            self.given_up.extend(doomed);
+            let hand = self.guest();
+            self.shutdowns[index].hand = Some(hand);
+            return;
+        };
+        let Some(task) = self.state.take_doomed() else {
+            self.state.guest_leaves(hand);
+            self.shutdowns.remove(index);
+            let _names = self.act(|state, _, fx| state.end_shutdown(true, fx));
+            return;
+        };
+        let id = task.record.id();
+        self.moved(id, Place::Hand);
+        let twin = Arc::clone(&task.record);
+        self.act(|state, _, fx| state.hold(hand, twin, None, Moment::NEVER, fx));
+        let Ok(()) = self.say(hand, said_ended(&task, Tally::Failed)) else { unreachable!("it has ended") };
+    }
+
+    // -- the order of steps -------------------------------------------------------------------------------
+
+    fn apply_op(&mut self, op: Op) {
+        match op {
+            Op::Submit { sort, waits, by_worker, in_hand } => self.submit(sort, waits, by_worker, in_hand),
+            Op::Step(which) => _ = self.step(usize::from(which), true, false),
+            Op::Refuse(which) => _ = self.step(usize::from(which), false, false),
+            Op::Finish(which, outcome) => {
+                if let Some(hand) = pick(self.working(), usize::from(which)) {
+                    self.finish(hand, outcome);
+                }
+            }
+            Op::Supervise => {
+                if !matches!(self.supervisor, Supervisor::Gone) {
+                    self.supervise();
+                }
+            }
+            Op::Advance(span) => self.now = self.now.after(span),
+            Op::Spurious(which) => _ = self.step(usize::from(which), true, true),
+            Op::Close => self.close(),
+            Op::Cancel => self.cancel(),
+            Op::CancelTask(which) => self.take_out(which, false),
+            Op::Join(which) => self.take_out(which, true),
+            Op::BeginShutdown => self.begin_shutdown(),
+            Op::EndShutdown(which) => {
+                if let Some(index) = pick((0..self.shutdowns.len()).collect(), usize::from(which)) {
+                    self.shutdown(index);
+                }
+            }
+        }
+        self.check();
+    }
+
+    fn working(&self) -> Vec<usize> {
+        let working = self.workers.iter().filter(|(_, worker)| matches!(worker, Worker::Working(_)));
+        working.map(|(&hand, _)| hand).collect()
+    }
+
+    /// One of the actors that can go on does. `spuriously`: as can those that wait.
+    fn step(&mut self, which: usize, granted: bool, spuriously: bool) -> bool {
+        let now = self.now;
+        let mut can: Vec<Actor> = Vec::new();
+        can.extend(self.workers.iter().filter_map(|(&hand, worker)| {
+            let can = match worker {
+                Worker::Working(_) => false,
+                Worker::Parked { until, notified } => *notified || now >= *until || spuriously,
+                _ => true,
+            };
+            can.then_some(Actor::Worker(hand))
+        }));
+        can.extend(self.submitters.iter().enumerate().filter_map(|(index, submitter)| {
+            let can = match submitter.at {
+                Submitting::AwaitsRoom { notified } | Submitting::AwaitsStarts { notified } => {
+                    notified || spuriously
+                }
+                _ => true,
+            };
+            can.then_some(Actor::Submitter(index))
+        }));
+        can.extend((0..self.starts.len()).map(Actor::Start));
+        can.extend((0..self.guests.len()).map(Actor::Guest));
+        can.extend((self.supervisor_starts > 0).then_some(Actor::SupervisorStart));
+        let looks = match self.supervisor {
+            Supervisor::Gone => false,
+            Supervisor::Looks => true,
+            Supervisor::Waits { until, notified } => notified || now >= until || spuriously,
+        };
+        can.extend(looks.then_some(Actor::Supervisor));
+        let ending = (0..self.shutdowns.len()).filter(|&index| self.shutdowns[index].hand.is_some());
+        can.extend(ending.map(Actor::Shutdown));
+        let Some(actor) = pick(can, which) else { return false };
+        match actor {
+            Actor::Worker(hand) => self.worker(hand, granted),
+            Actor::Submitter(index) => self.submitter(index, granted),
+            Actor::Start(index) => {
+                let hand = self.starts.remove(index);
+                self.start(hand, None, granted);
+            }
+            Actor::Guest(index) => self.guest_goes_on(index),
+            Actor::SupervisorStart => {
+                self.supervisor_starts -= 1;
+                self.start_supervisor(granted);
+            }
+            Actor::Supervisor => self.supervise(),
+            Actor::Shutdown(index) => self.shutdown(index),
+        }
+        true
+    }
+
+    // -- what must hold -----------------------------------------------------------------------------------
+
+    fn check(&self) {
+        let state = &self.state;
+        // Tasks.
+        let of = |kind| self.live.values().filter(|known| known.kind == kind).count();
+        assert_eq!((state.once, state.loops), (of(Kind::Once), of(Kind::Loop)));
+        let at = |place| self.live.values().filter(|known| known.place == place).count();
+        assert_eq!(state.queue.len(), at(Place::Queue));
+        assert_eq!(state.timers.len(), at(Place::Timers));
+        assert_eq!(state.doomed.len(), at(Place::Doomed));
+        let held = |hand: &&Hand<'_, _>| hand.held.is_some();
+        let hands = || state.slots.iter().filter_map(|slot| slot.hand.as_ref());
+        assert_eq!(hands().filter(held).count(), at(Place::Hand));
+        let queued: Vec<_> = state.queue.iter().map(|due| due.task.record.id()).collect();
+        assert_eq!(queued, self.queue);
+        let listed: Vec<_> = state.tasks(self.now).iter().map(TaskInfo::id).collect();
+        assert_eq!(listed, self.live.keys().copied().collect::<Vec<_>>());
+        assert_eq!(state.pending, self.live.values().filter(|known| !known.started).count(), "pending");
+        assert_eq!(self.accepted, self.ended + self.live.len() as u64);
+        assert_eq!((state.stats().added, state.stats().rejected), (self.accepted, self.rejected));
+
+        // Threads.
+        let seated = |seat| hands().filter(|hand| hand.seat == seat).count();
+        assert_eq!(state.leaving as usize, seated(Seat::Leaving));
+        let counted = [state.starting, state.fresh, state.lingering, state.told].map(|count| count as usize);
+        assert_eq!(
+            counted,
+            [Seat::Starting, Seat::Fresh, Seat::Lingering, Seat::Told].map(seated),
+            "starting, fresh, lingering, told"
+        );
+        assert_eq!(state.coming(), counted.iter().sum());
+        assert_eq!(
+            state.threads(),
+            [Seat::Fresh, Seat::Awake, Seat::Lingering, Seat::Idle, Seat::Told, Seat::Leaving]
+                .map(seated)
+                .iter()
+                .sum()
+        );
+        assert_eq!(state.threads(), self.workers.len());
+        let mut idle: Vec<_> =
+            (0..state.slots.len()).filter(|&hand| self.seat(hand) == Some(Seat::Idle)).collect();
+        let mut stack = state.idle.clone();
+        stack.sort_unstable();
+        idle.sort_unstable();
+        assert_eq!(stack, idle);
+        assert!(state.keeper.is_none_or(|keeper| idle.contains(&keeper)));
+        let successors =
+            self.workers.values().filter(|worker| matches!(worker, Worker::Succeeding(_))).count();
+        assert!(state.threads_and_starts() <= state.limits.max_threads + successors, "the cap holds");
+
+        // Who waits has been told, if there is something to be told.
+        for (&hand, worker) in &self.workers {
+            if let Worker::Parked { notified, .. } = worker {
+                assert!(*notified || state.is_idle(hand), "a token comes with a notification");
+            }
+        }
+        if let Supervisor::Waits { until, notified } = self.supervisor {
+            let timer = state.timers.first_key_value().map_or(Moment::NEVER, |((first, _), _)| *first);
+            let first = timer.min(state.tick_at).min(state.stall_at);
+            assert!(notified || until <= first, "the supervisor wakes in time");
+            assert!(notified || !state.is_over());
+        }
+        assert_eq!(state.supervisor.alive, !matches!(self.supervisor, Supervisor::Gone));
+        let blocked = |told: bool| {
+            let at = Submitting::AwaitsRoom { notified: told };
+            self.submitters.iter().filter(|submitter| submitter.at == at).count()
+        };
+        assert_eq!(state.blocked, blocked(true) + blocked(false));
+        assert!(state.closed || state.offered <= blocked(true));
+        assert!(state.closed || state.blocked <= state.offered || state.is_full(), "no place stays free");
+        assert!(!state.closed || blocked(false) == 0);
+        let awaits = Submitting::AwaitsStarts { notified: false };
+        if self.submitters.iter().any(|submitter| submitter.at == awaits) {
+            assert!(state.starting > 0 || state.supervisor.starting || state.leaving > 0);
+        }
+        assert!(self.supervisor_starts <= 1 && (self.supervisor_starts == 0 || state.supervisor.starting));
+
+        // What is in the queue is seen to.
+        if !state.queue.is_empty() {
+            let comes = state.coming() > 0
+                || self
+                    .workers
+                    .values()
+                    .any(|worker| matches!(worker, Worker::Ready(_) | Worker::Succeeding(_)));
+            let at_cap = state.threads_and_starts() >= state.limits.max_threads;
+            let watched =
+                (state.supervisor.alive && state.tick_at != Moment::NEVER) || state.supervisor.starting;
+            let refused = self.refusals > 0 && self.supervisor_refusals > 0 && state.threads > 0;
+            assert!(comes || at_cap || watched || refused, "the queue is forgotten");
+        }
+    }
+
+    fn seat(&self, hand: usize) -> Option<Seat> {
+        self.state.slots[hand].hand.as_ref().map(|hand| hand.seat)
+    }
+
+    /// Lets everybody go on who can, the clock too, until nobody can. Tasks in a worker's hand stay there.
+    fn rest(&mut self, mut each_wait: impl FnMut(&Self)) {
+        for turn in 0..20_000 {
+            if self.step(turn, true, false) {
+                self.check();
+                continue;
+            }
+            let parked = self.workers.values().map(|worker| match worker {
+                Worker::Parked { until, .. } => *until,
+                _ => Moment::NEVER,
+            });
+            let looks = match self.supervisor {
+                Supervisor::Waits { until, .. } => until,
+                _ => Moment::NEVER,
+            };
+            let next = parked.chain([looks]).min().unwrap_or(Moment::NEVER);
+            if next == Moment::NEVER {
+                return;
+            }
+            each_wait(self);
+            self.now = self.now.max(next);
+        }
+        panic!("it never comes to rest: {self:?}");
+    }
+
+    fn settle(&mut self) {
+        // Whatever is in hand hangs there: the others must not be held up by it.
+        let mut since = None;
+        self.rest(|sim| {
+            let grown = sim.state.queue.is_empty() || sim.state.threads() >= sim.state.limits.max_threads;
+            let refused = sim.refusals + sim.supervisor_refusals > 0;
+            if grown || refused {
+                since = None;
+            } else {
+                let since = *since.get_or_insert(sim.now);
+                assert!(sim.now <= since.after(6 * TICK), "a task is held up by blocked ones");
+            }
+        });
+        let grown = self.state.queue.is_empty() || self.state.threads() >= self.state.limits.max_threads;
+        assert!(grown || self.supervisor_refusals > 0, "a task is held up by blocked ones for good");
+
+        // All tasks end, loops at the close.
+        self.run_down();
+        assert_eq!(self.live.values().filter(|known| known.kind == Kind::Once).count(), 0);
+        assert!(self.submitters.is_empty(), "a submitter is left behind");
+        if self.state.limits.keep_alive != Duration::MAX && self.live.is_empty() {
+            assert_eq!(self.workers.len(), 0, "idle threads end");
+            assert!(matches!(self.supervisor, Supervisor::Gone), "so does the supervisor");
+        }
+        self.close();
+        self.check();
+        self.run_down();
+        while !self.shutdowns.is_empty() {
+            self.shutdown(0);
+            self.check();
+        }
+        assert_eq!(self.live.len(), 0, "what was accepted ends");
+        assert!(self.state.threads_gone() && self.workers.is_empty(), "no thread is left");
+        assert!(matches!(self.supervisor, Supervisor::Gone));
+        assert_eq!(self.ended, self.accepted);
+    }
+
+    fn run_down(&mut self) {
+        loop {
+            self.rest(|_| ());
+            let working = self.working();
+            if working.is_empty() {
+                return;
+            }
+            for hand in working {
+                // A loop's next iteration is not to come.
+                self.finish(hand, Outcome::Succeeds);
+                if let Some(Worker::Ready(Some(Said::Paused(_, pause)))) = self.workers.get_mut(&hand) {
+                    pause.until = Moment::NEVER;
+                }
+                self.check();
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Sim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let State { threads, starting, fresh, lingering, told, leaving, idle, .. } = &self.state;
+        let State { tick_at, stall_at, standing, takes, calm, needing, admitting, .. } = &self.state;
+        write!(
+            f,
+            "at {:?}: {threads} threads ({starting} starting, {fresh} fresh, {lingering} lingering, {told} told, \
+             {leaving} leaving, {} idle), {} queued, {} in timers, tick at {tick_at:?}, stall at {stall_at:?}, \
+             {standing} standing, {takes} taken, {calm} calm, {needing} needing, {admitting} admitting",
+            self.now,
+            idle.len(),
+            self.queue.len(),
+            self.state.timers.len(),
+        )?;
+        let supervisor = match self.supervisor {
+            Supervisor::Gone => "gone".to_owned(),
+            Supervisor::Looks => "looks".to_owned(),
+            Supervisor::Waits { until, notified } => format!("waits until {until:?}, {notified}"),
+        };
+        let workers = self.workers.values().map(|worker| match worker {
+            Worker::Ready(_) => "ready",
+            Worker::Parked { .. } => "parked",
+            Worker::Working(_) => "working",
+            Worker::Leaving => "leaving",
+            Worker::Succeeding(_) => "succeeding",
+        });
+        let workers = workers.collect::<Vec<_>>();
+        let submitters = self.submitters.iter().map(|submitter| submitter.at).collect::<Vec<_>>();
+        write!(f, "; the supervisor {supervisor}; {workers:?}; {submitters:?}; {} starts", self.starts.len())
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Actor {
+    Worker(usize),
+    Submitter(usize),
+    Start(usize),
+    Guest(usize),
+    SupervisorStart,
+    Supervisor,
+    Shutdown(usize),
+}
+
+fn pick<T: Copy>(from: Vec<T>, which: usize) -> Option<T> {
+    (!from.is_empty()).then(|| from[which % from.len()])
+}
+
+fn said_ended(task: &Job, tally: Tally) -> Said {
+    let ended = Ended {
+        kind: task.record.kind,
+        needs_supervisor: task.needs_supervisor(),
+        watched: task.is_watched(),
+        tally,
+    };
+    Said::Ended(Arc::clone(&task.record), ended)
+}
+
+fn play(limits: Limits, ops: &[Op]) {
+    let mut sim = Sim::new(limits);
+    for &op in ops {
+        sim.apply_op(op);
+    }
+    sim.settle();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        max_shrink_iters: 50_000,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn whatever_happens_the_numbers_add_up_and_every_task_ends(limits in limits(), ops in ops()) {
+        play(limits, &ops);
+    }
+}
+
+// -- what it has found ----------------------------------------------------------------------------------------
+
+/// Idle threads leave at once, and no task is left to those that are awake.
+fn sim(policy: Policy, max_threads: usize) -> Sim {
+    Sim::new(Limits {
+        policy,
+        max_threads,
+        max_pending: usize::MAX,
+        keep_alive: Duration::ZERO,
+        cores: 2,
+        may_leave: false,
+    })
+}
+
+impl Sim {
+    /// Submits, and sees the task accepted; threads that its submitter asks for are granted.
+    fn run(&mut self, sort: Sort) {
+        self.submit(sort, false, false, false);
+        while !self.submitters.is_empty() {
+            self.submitter(0, true);
+        }
+        self.check();
+    }
+
+    fn grant(&mut self) {
+        let hand = self.starts.remove(0);
+        self.start(hand, None, true);
+    }
+
+    fn works(&self, hand: usize) -> bool {
+        matches!(self.workers.get(&hand), Some(Worker::Working(_)))
+    }
+
+    /// Two workers that each have a plain task in hand: 0 and 1.
+    fn two_at_work(policy: Policy, max_threads: usize) -> Self {
+        let mut sim = sim(policy, max_threads);
+        sim.run(Sort::Plain);
+        sim.worker(0, true);
+        sim.run(Sort::Plain);
+        sim.grant();
+        sim.worker(1, true);
+        assert!(sim.works(0) && sim.works(1));
+        sim
+    }
+
+    /// The worker of `hand` finds nothing more to do, up to where it sets out to leave.
+    fn sets_out(&mut self, hand: usize) {
+        self.finish(hand, Outcome::Succeeds);
+        for _ in 0..9 {
+            if !matches!(self.workers[&hand], Worker::Leaving) {
+                self.worker(hand, true);
+            }
+        }
+        self.check();
+    }
+}
+
+#[test]
+fn of_two_workers_that_set_out_to_leave_one_stays_for_the_task_that_is_live() {
+    for policy in [Policy::Elastic, Policy::ThreadPerTask] {
+        let mut sim = Sim::two_at_work(policy, 4);
+        sim.run(Sort::Delayed);
+        sim.sets_out(0);
+        sim.sets_out(1);
+        sim.worker(0, true);
+        sim.worker(1, true);
+        assert_eq!(sim.state.threads(), 1);
+        sim.settle();
+    }
+}
+
+#[test]
+fn a_worker_that_leaves_is_no_thread_for_a_new_task() {
+    let mut sim = sim(Policy::Elastic, 1);
+    sim.run(Sort::Plain);
+    sim.worker(0, true);
+    sim.sets_out(0);
+    sim.submit(Sort::Plain, false, false, false);
+    assert_eq!(sim.accepted, 1);
+    sim.settle();
+    assert_eq!(sim.accepted, 2);
+}
+
+#[test]
+fn the_place_of_a_worker_that_leaves_is_not_forgotten() {
+    let mut sim = Sim::two_at_work(Policy::Elastic, 2);
+    sim.sets_out(1);
+    sim.run(Sort::Plain);
+    sim.worker(1, true);
+    sim.check();
+    assert_eq!(sim.starts.len(), 1, "one is started in its place: the other worker is blocked");
+    sim.settle();
+}
+
+#[test]
+fn a_thread_that_was_refused_is_asked_for_again_though_the_queue_was_empty_then() {
+    let mut sim = sim(Policy::ThreadPerTask, 4);
+    sim.submit(Sort::Plain, false, false, false);
+    sim.submit(Sort::Plain, false, false, false);
+    sim.submitter(0, true);
+    sim.worker(0, true);
+    sim.submitter(1, false);
+    // The second is accepted for the first one's thread, which takes that one's task and blocks.
+    sim.submitter(0, true);
+    sim.worker(0, true);
+    sim.submitter(0, true);
+    sim.check();
+    assert!(sim.works(0));
+    assert!(sim.supervisor_starts == 1, "who asks again is the supervisor");
+    sim.settle();
+}
+
+#[test]
+fn the_supervisor_leaves_though_it_last_looked_while_somebody_was_admitted() {
+    let mut sim = sim(Policy::Elastic, 1);
+    sim.state.limits.max_pending = 1;
+    sim.run(Sort::Delayed);
+    sim.submit(Sort::Plain, true, false, false);
+    sim.submitter(0, true);
+    for _ in 0..2 {
+        sim.worker(0, true);
+    }
+    sim.now = sim.now.after(5 * MS);
+    sim.supervise();
+    sim.worker(0, true);
+    sim.finish(0, Outcome::Succeeds);
+    sim.worker(0, true);
+    sim.supervise();
+    assert!(matches!(sim.supervisor, Supervisor::Waits { until: Moment::NEVER, .. }));
+    sim.settle();
+}
+
+#[test]
+fn a_full_pool_with_a_backlog_does_not_tick() {
+    let mut sim = sim(Policy::Elastic, 1);
+    sim.state.limits.may_leave = true;
+    sim.run(Sort::Delayed);
+    sim.run(Sort::Plain);
+    sim.worker(0, true);
+    assert!(sim.works(0));
+    sim.now = sim.now.after(Duration::from_secs(1));
+    let mut looks = 0;
+    while !matches!(sim.supervisor, Supervisor::Waits { until: Moment::NEVER, .. }) && looks < 9 {
+        sim.now = sim.now.after(TICK);
+        sim.supervise();
+        looks += 1;
+    }
+    assert!(looks < 9, "the task that is due waits for the only thread");
+    sim.supervise();
+    assert!(matches!(sim.supervisor, Supervisor::Waits { until: Moment::NEVER, .. }));
+    sim.settle();
+}
+
+#[test]
+fn a_worker_that_stayed_for_a_task_that_was_not_accepted_leaves_after_all() {
+    let mut sim = sim(Policy::Elastic, 1);
+    sim.submit(Sort::Delayed, false, false, false);
+    for _ in 0..2 {
+        sim.submitter(0, true);
+    }
+    assert!(matches!(sim.submitters[0].at, Submitting::StartsSupervisor));
+    for _ in 0..2 {
+        sim.worker(0, true);
+    }
+    assert!(matches!(sim.workers[&0], Worker::Parked { until: Moment::NEVER, .. }));
+    sim.submitter(0, false);
+    assert_eq!(sim.rejected, 1);
+    sim.settle();
+}
+
+#[test]
+fn what_its_submitter_still_has_in_hand_does_not_wait_once_all_is_cancelled() {
+    for (sort, cancels) in [(Sort::Delayed, true), (Sort::Looping, false)] {
+        let mut sim = sim(Policy::Elastic, 1);
+        sim.submit(sort, false, false, true);
+        while !matches!(sim.submitters[0].at, Submitting::Captures(_)) {
+            sim.submitter(0, true);
+        }
+        if cancels {
+            sim.cancel()
+        } else {
+            sim.close()
+        }
+        sim.submitter(0, true);
+        assert_eq!((sim.state.queue.len(), sim.state.timers.len()), (1, 0));
+        sim.check();
+        sim.settle();
+    }
+}
