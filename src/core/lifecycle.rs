@@ -42,8 +42,8 @@ pub(crate) fn outcome(
 
 /// What a turn has led to.
 pub(crate) enum Turn<'a, Meta> {
-    /// All is done but to count it: [`State::finish`].
-    Ended(Arc<Record<'a, Meta>>, Ended),
+    /// All is done but to count it: [`State::finish`]. The hand that lists the task is its record's last owner.
+    Ended(Ended),
     /// It is to go on at `until`: [`State::pause`].
     Paused(Task<'a, Meta>, Pause),
 }
@@ -195,7 +195,7 @@ impl<'a, Meta> Desk<'a, Meta> {
             self.call_out(|| drop(outcome));
         }
         self.end_context();
-        Turn::Ended(record, Ended { kind: Kind::Once, needs_supervisor: false, watched: false, tally })
+        Turn::Ended(Ended { kind: Kind::Once, needs_supervisor: false, watched: false, tally })
     }
 
     fn attempt(&mut self, task: Task<'a, Meta>) -> Turn<'a, Meta> {
@@ -235,7 +235,7 @@ impl<'a, Meta> Desk<'a, Meta> {
                 let ended =
                     self.ended(&record, luggage.as_deref(), if silent { Tally::Silent } else { tally });
                 self.drop_all(outcome, carried, luggage);
-                Turn::Ended(record, ended)
+                Turn::Ended(ended)
             }
             Step::Pause(until, wait) => {
                 let retried = (wait == Wait::Retry).then(|| self.control().attempt());
@@ -278,7 +278,7 @@ impl<'a, Meta> Desk<'a, Meta> {
         }
         let ended = self.ended(&record, luggage.as_deref(), tally);
         self.drop_all(outcome, carried, luggage);
-        Turn::Ended(record, ended)
+        Turn::Ended(ended)
     }
 
     fn ended(&self, record: &Record<'a, Meta>, luggage: Option<&Luggage<'a>>, tally: Tally) -> Ended {

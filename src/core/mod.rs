@@ -437,37 +437,27 @@ impl<'a, Meta> Core<'a, Meta> {
 
     /// What a guest's turn has led to. The guest goes away.
     fn guest_finishes(self: &Arc<Self>, mut desk: Desk<'a, Meta>, mut turn: Turn<'a, Meta>) {
-        loop {
-            let mut fx = Effects::default();
-            let mut state = self.state.lock();
+        let mut fx = Effects::default();
+        let mut state;
+        let record = loop {
+            state = self.state.lock();
             match turn {
-                Turn::Ended(record, ended) => {
-                    state.finish(desk.hand, &ended, &mut fx);
-                    state.guest_leaves(desk.hand);
-                    drop(state);
-                    self.apply(fx);
-                    desk.forget_hooks();
-                    return self.call_out(|| drop(record));
-                }
-                Turn::Paused(task, pause) => {
-                    let record = Arc::clone(&task.record);
-                    match state.pause(desk.hand, task, pause, self.now(), &mut fx) {
-                        Ok(()) => {
-                            state.guest_leaves(desk.hand);
-                            drop(state);
-                            self.apply(fx);
-                            desk.forget_hooks();
-                            return self.call_out(|| drop(record));
-                        }
-                        Err((task, refusal)) => {
-                            drop(state);
-                            self.apply(fx);
-                            turn = desk.refused(task, refusal);
-                        }
+                Turn::Ended(ended) => break state.finish(desk.hand, &ended, &mut fx),
+                Turn::Paused(task, pause) => match state.pause(desk.hand, task, pause, self.now(), &mut fx) {
+                    Ok(record) => break record,
+                    Err((task, refusal)) => {
+                        drop(state);
+                        self.apply(std::mem::take(&mut fx));
+                        turn = desk.refused(task, refusal);
                     }
-                }
+                },
             }
-        }
+        };
+        state.guest_leaves(desk.hand);
+        drop(state);
+        self.apply(fx);
+        desk.forget_hooks();
+        drop_record(self, record);
     }
 
     // -- for handles --------------------------------------------------------------------------------------

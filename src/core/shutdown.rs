@@ -2,7 +2,7 @@
 
 use super::lifecycle::Turn;
 use super::state::{Effects, State};
-use super::{Core, callout};
+use super::{Core, callout, drop_record};
 use crate::clock::Moment;
 use crate::error::{TaskError, Unfinished};
 use crate::grace::Grace;
@@ -122,11 +122,11 @@ impl<'a, Meta> Core<'a, Meta> {
             self.apply(fx);
             // A loop's end is silent.
             let error = (task.record.kind == Kind::Once).then_some(TaskError::Abandoned);
-            if let Turn::Ended(record, ended) = desk.end(task, error) {
+            if let Turn::Ended(ended) = desk.end(task, error) {
                 let mut fx = Effects::default();
-                self.lock().finish(desk.hand, &ended, &mut fx);
+                let record = self.lock().finish(desk.hand, &ended, &mut fx);
                 self.apply(fx);
-                self.call_out(|| drop(record));
+                drop_record(self, record);
             }
         }
         drop(inside);

@@ -1249,20 +1249,27 @@ impl<'a, Meta> State<'a, Meta> {
         }
     }
 
-    /// `hand` has let go of its task. Who has the task has its record, too, so that none is dropped here for
-    /// the last time.
-    pub(crate) fn let_go(&mut self, hand: usize) {
-        let held = self.hand_mut(hand).held.take();
-        if let Some(phase) = held.as_ref().and_then(|held| held.phase) {
+    /// `hand` has let go of its task. Its record is to be dropped without the lock.
+    #[must_use]
+    pub(crate) fn let_go(&mut self, hand: usize) -> Option<Arc<Record<'a, Meta>>> {
+        let Held { record, phase } = self.hand_mut(hand).held.take()?;
+        if let Some(phase) = phase {
             *self.held_back.of(phase) -= 1;
         }
-        debug_assert!(held.is_none_or(|held| Arc::strong_count(&held.record) > 1));
+        Some(record)
     }
 
-    /// The task in `hand` has ended.
-    pub(crate) fn finish(&mut self, hand: usize, ended: &Ended, fx: &mut Effects) {
-        self.let_go(hand);
+    /// The task in `hand` has ended. Its record is to be dropped without the lock.
+    #[must_use]
+    pub(crate) fn finish(
+        &mut self,
+        hand: usize,
+        ended: &Ended,
+        fx: &mut Effects,
+    ) -> Option<Arc<Record<'a, Meta>>> {
+        let record = self.let_go(hand);
         self.end(ended, fx);
+        record
     }
 
     pub(crate) fn tally(&mut self, tally: Tally) {
@@ -1304,7 +1311,8 @@ impl<'a, Meta> State<'a, Meta> {
         self.started(fx);
     }
 
-    /// Between two attempts, or two iterations: the task in `hand` waits, unless no pause may begin.
+    /// Between two attempts, or two iterations: the task in `hand` waits, unless no pause may begin. Its record
+    /// is to be dropped without the lock.
     pub(crate) fn pause(
         &mut self,
         hand: usize,
@@ -1312,7 +1320,7 @@ impl<'a, Meta> State<'a, Meta> {
         pause: Pause,
         now: Moment,
         fx: &mut Effects,
-    ) -> Result<(), (Task<'a, Meta>, Refusal)> {
+    ) -> Result<Option<Arc<Record<'a, Meta>>>, (Task<'a, Meta>, Refusal)> {
         let Pause { until, wait, tally } = pause;
         self.tally(tally);
         if let Some(refusal) = self.refuses_pause(task.record.kind, wait) {
@@ -1321,7 +1329,7 @@ impl<'a, Meta> State<'a, Meta> {
             }
             return Err((task, refusal));
         }
-        self.let_go(hand);
+        let record = self.let_go(hand);
         if until <= now {
             task.record.set_due(now);
             self.push(task);
@@ -1334,7 +1342,7 @@ impl<'a, Meta> State<'a, Meta> {
         } else {
             self.wait_until(until, task, wait, fx);
         }
-        Ok(())
+        Ok(record)
     }
 
     /// How a task that its submitter has in hand, between two attempts, is to end after an abandonment.

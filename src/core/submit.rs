@@ -4,7 +4,7 @@ use std::io;
 
 use super::lifecycle::{Desk, Turn};
 use super::state::{Admission, Effects, Pause, Policy, State, Wait};
-use super::{Core, callout, unwind};
+use super::{Core, callout, drop_record, unwind};
 use crate::clock::Moment;
 use crate::error::{Reason, Rejected, TaskError};
 use crate::info::Phase;
@@ -229,16 +229,16 @@ impl<'a, Meta> Core<'a, Meta> {
         desk.hide_values();
         let mut fx = Effects::default();
         let now = self.now();
-        let record = Arc::clone(&task.record);
         let mut state = self.lock();
         match state.enter(task, now, by_worker, &mut fx) {
             Ok(()) => {
-                state.let_go(desk.hand);
+                let record = state.let_go(desk.hand);
                 state.guest_leaves(desk.hand);
                 drop(state);
                 desk.control().finish();
                 self.apply(fx);
                 desk.forget_hooks();
+                drop_record(self, record);
             }
             Err(task) => {
                 drop(state);
@@ -247,7 +247,6 @@ impl<'a, Meta> Core<'a, Meta> {
                 self.guest_finishes(desk, turn);
             }
         }
-        self.call_out(|| drop(record));
     }
 
     /// `inline`: the task stays in its submitter's hands until it ends, its pauses included.
@@ -266,7 +265,8 @@ impl<'a, Meta> Core<'a, Meta> {
             // What was abandoned meanwhile is ended by who has it in hand.
             let refusal = state.is_abandoned().then(|| state.gives_up(&task, now)).flatten();
             let order = state.order(&task, now);
-            state.let_go(desk.hand);
+            // The task that it owns is the record's second owner.
+            drop(state.let_go(desk.hand));
             let (twin, begins) = (Arc::clone(&task.record), refusal.is_none().then_some(order));
             desk.begin(&mut state, (&mut task, twin), begins, None, now, &mut fx);
             drop(state);
@@ -295,7 +295,7 @@ impl<'a, Meta> Core<'a, Meta> {
                     let turn = desk.end(task, None);
                     return self.guest_finishes(desk, turn);
                 }
-                ended @ Turn::Ended(..) => return self.guest_finishes(desk, ended),
+                ended @ Turn::Ended(_) => return self.guest_finishes(desk, ended),
             }
         }
     }

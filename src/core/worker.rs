@@ -23,23 +23,16 @@ pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>, hand: usize) {
         // Ending the last task, waking who waits and taking the next task are one critical section.
         let done = match turn.take() {
             None => None,
-            Some(Turn::Ended(record, ended)) => {
-                state.finish(hand, &ended, &mut fx);
-                Some(record)
-            }
-            Some(Turn::Paused(task, pause)) => {
-                let record = Arc::clone(&task.record);
-                match state.pause(hand, task, pause, now, &mut fx) {
-                    Ok(()) => Some(record),
-                    Err((task, refusal)) => {
-                        drop(state);
-                        core.apply(fx);
-                        drop_record(core, Some(record));
-                        turn = Some(desk.refused(task, refusal));
-                        continue;
-                    }
+            Some(Turn::Ended(ended)) => state.finish(hand, &ended, &mut fx),
+            Some(Turn::Paused(task, pause)) => match state.pause(hand, task, pause, now, &mut fx) {
+                Ok(record) => record,
+                Err((task, refusal)) => {
+                    drop(state);
+                    core.apply(fx);
+                    turn = Some(desk.refused(task, refusal));
+                    continue;
                 }
-            }
+            },
         };
         let next = state.next(hand, now, &mut fx);
         match next {

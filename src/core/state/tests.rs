@@ -473,7 +473,7 @@ impl Sim {
             Ok(()) => {
                 self.moved(id, if waits { Place::Timers } else { Place::Queue });
                 if let Some(hand) = hand {
-                    self.state.let_go(hand);
+                    drop(self.state.let_go(hand));
                     self.state.guest_leaves(hand);
                 }
             }
@@ -625,7 +625,7 @@ impl Sim {
         match said {
             Said::Ended(record, ended) => {
                 self.gone(record.id());
-                self.act(|state, _, fx| state.finish(hand, &ended, fx));
+                drop(self.act(|state, _, fx| state.finish(hand, &ended, fx)));
                 Ok(())
             }
             Said::Paused(task, pause) => {
@@ -633,7 +633,7 @@ impl Sim {
                 let _record = Arc::clone(&task.record);
                 let due = pause.until <= self.now;
                 match self.act(|state, now, fx| state.pause(hand, task, pause, now, fx)) {
-                    Ok(()) => {
+                    Ok(_record) => {
                         self.moved(id, if due { Place::Queue } else { Place::Timers });
                         self.live.get_mut(&id).unwrap().wait = pause.wait;
                         Ok(())
