@@ -1,95 +1,165 @@
 //! The queue of tasks that are due: first in, first out, and out of the middle by its place.
 
-use std::collections::VecDeque;
-
-/// A queue whose items can be taken out of the middle in constant time, by the place they were given.
+/// A queue whose items can be taken out of the middle in constant time, by the place they were given: a ring, in
+/// which the item of a place stands at that place modulo the ring's size.
 ///
-/// What is taken out of the middle leaves a gap; `places = front + items + gaps`. Once gaps outnumber items, the next
+/// What is taken out of the middle leaves a gap; `back - front = items + gaps`. Once gaps outnumber items, the next
 /// that is taken out closes them; those that the front passes are gone by themselves.
+///
+/// Of its fields only the first two change while items flow through it; see [`State`](super::state::State).
+#[repr(C)]
 pub(crate) struct Queue<T> {
-    slots: VecDeque<Option<T>>,
-    /// The place of the first slot.
+    /// The first place that is not empty, if there is one.
     front: u64,
-    len: usize,
+    /// The place that the next item is given.
+    back: u64,
+    gaps: usize,
+    /// None at all, or a power of two of them.
+    ring: Box<[Option<T>]>,
 }
 
-/// Below this many slots, gaps are not worth closing.
+/// The smallest ring; and with fewer places than that in use, gaps are not worth closing.
 const SMALL: usize = 64;
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Queue { slots: VecDeque::new(), front: 0, len: 0 }
+        Queue { front: 0, back: 0, gaps: 0, ring: Box::default() }
     }
 }
 
 impl<T> Queue<T> {
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.places() - self.gaps
     }
 
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
+        self.front == self.back
+    }
+
+    /// Up to here all places have been passed.
+    #[inline]
+    pub(crate) fn front(&self) -> u64 {
+        self.front
+    }
+
+    /// From here on no place has been given.
+    #[inline]
+    pub(crate) fn back(&self) -> u64 {
+        self.back
+    }
+
+    #[inline]
+    fn places(&self) -> usize {
+        (self.back - self.front) as usize
+    }
+
+    #[inline]
+    fn slot(&mut self, place: u64) -> &mut Option<T> {
+        let mask = self.ring.len() - 1;
+        &mut self.ring[place as usize & mask]
     }
 
     /// Appends what `item` makes for the place that it is given.
     #[inline]
     pub(crate) fn push(&mut self, item: impl FnOnce(u64) -> T) {
-        let place = self.front + self.slots.len() as u64;
-        self.slots.push_back(Some(item(place)));
-        self.len += 1;
+        if self.places() == self.ring.len() {
+            self.resize((2 * self.ring.len()).max(SMALL));
+        }
+        let place = self.back;
+        *self.slot(place) = Some(item(place));
+        self.back += 1;
     }
 
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<T> {
-        while let Some(slot) = self.slots.pop_front() {
+        if self.is_empty() {
+            self.rest();
+            return None;
+        }
+        let item = self.slot(self.front).take();
+        self.front += 1;
+        self.pass_gaps();
+        item
+    }
+
+    /// A burst's memory is given back once it is over.
+    fn rest(&mut self) {
+        if self.ring.len() > SMALL * SMALL {
+            self.ring = Box::default();
+        }
+    }
+
+    #[inline]
+    fn pass_gaps(&mut self) {
+        while self.gaps > 0 && self.slot(self.front).is_none() {
             self.front += 1;
-            if slot.is_some() {
-                self.len -= 1;
-                return slot;
-            }
+            self.gaps -= 1;
         }
-        // A burst's memory is given back once it is over.
-        if self.slots.capacity() > SMALL * SMALL {
-            self.slots = VecDeque::new();
+    }
+
+    #[cold]
+    fn resize(&mut self, size: usize) {
+        let new = std::iter::repeat_with(|| None).take(size).collect();
+        let mut old = Queue { ring: std::mem::replace(&mut self.ring, new), ..*self };
+        for place in self.front..self.back {
+            *self.slot(place) = old.slot(place).take();
         }
-        None
+    }
+
+    fn holds(&self, place: u64) -> bool {
+        (self.front..self.back).contains(&place)
     }
 
     pub(crate) fn get(&self, place: u64) -> Option<&T> {
-        let index = usize::try_from(place.checked_sub(self.front)?).ok()?;
-        self.slots.get(index)?.as_ref()
+        if !self.holds(place) {
+            return None;
+        }
+        self.ring[place as usize & (self.ring.len() - 1)].as_ref()
     }
 
     /// Takes out what stands at `place`. `moved` is told of each item that gets another place by that.
     pub(crate) fn remove(&mut self, place: u64, moved: impl FnMut(&T, u64)) -> Option<T> {
-        let index = usize::try_from(place.checked_sub(self.front)?).ok()?;
-        let item = self.slots.get_mut(index)?.take()?;
-        self.len -= 1;
-        if self.slots.len() > SMALL && self.slots.len() > 2 * self.len {
+        if !self.holds(place) {
+            return None;
+        }
+        let item = self.slot(place).take()?;
+        self.gaps += 1;
+        self.pass_gaps();
+        if self.places() > SMALL && self.gaps > self.len() {
             self.close_gaps(moved);
         }
         Some(item)
     }
 
     fn close_gaps(&mut self, mut moved: impl FnMut(&T, u64)) {
-        self.slots.retain(Option::is_some);
-        self.slots.shrink_to(2 * self.len);
-        for (place, item) in (self.front..).zip(self.slots.iter().flatten()) {
-            moved(item, place);
+        let mut to = self.front;
+        for from in self.front..self.back {
+            if let Some(item) = self.slot(from).take() {
+                moved(&item, to);
+                *self.slot(to) = Some(item);
+                to += 1;
+            }
+        }
+        self.back = to;
+        self.gaps = 0;
+        let size = (2 * self.places()).next_power_of_two().max(SMALL);
+        if size < self.ring.len() {
+            self.resize(size);
         }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.slots.iter().flatten()
+        (self.front..self.back).filter_map(|place| self.get(place))
     }
 
     /// Takes everything out, in order.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = T> + use<T> {
-        self.front += self.slots.len() as u64;
-        self.len = 0;
-        std::mem::take(&mut self.slots).into_iter().flatten()
+        let mut all = std::mem::take(self);
+        self.front = all.back;
+        self.back = all.back;
+        std::iter::from_fn(move || all.pop())
     }
 }
 
@@ -130,7 +200,7 @@ mod tests {
             let moved = |item: &usize, place| places[*item].set(place);
             assert_eq!(queue.remove(place, moved), Some(i));
         }
-        assert!(queue.slots.len() <= SMALL.max(2 * queue.len()));
+        assert!(queue.places() <= SMALL.max(2 * queue.len()));
         assert_eq!(queue.drain().collect::<Vec<_>>(), (0..10_000).step_by(10).collect::<Vec<_>>());
         assert!(queue.is_empty());
     }
@@ -180,7 +250,7 @@ mod tests {
                         let place = places.borrow()[item];
                         let removed = queue.remove(place, |&item, place| places.borrow_mut()[item] = place);
                         prop_assert_eq!(removed, Some(item));
-                        prop_assert!(queue.slots.len() <= SMALL.max(2 * queue.len()) + 1);
+                        prop_assert!(queue.places() <= SMALL.max(2 * queue.len()) + 1);
                         if let Some(other) = queue.get(place) {
                             prop_assert_eq!(places.borrow()[*other], place, "another item moved there");
                         }

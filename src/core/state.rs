@@ -329,10 +329,20 @@ impl Effects {
 }
 
 /// The order of the fields is that of C, and not by chance. What every submit and every take write travels
-/// between the cores with each hand-over of the lock: with the lock itself it fills two cache lines. What comes
-/// after them is only read while tasks flow, and stays in every core's cache.
+/// between the cores with each hand-over of the lock: with the lock itself it fills one cache line. What comes
+/// after that is only read while tasks flow, and stays in every core's cache.
 #[repr(C)]
 pub(crate) struct State<'a, Meta> {
+    // -- what flows
+    once: usize,
+    pending: usize,
+    /// The next id, and so one more than were added.
+    next_id: u64,
+    succeeded: u64,
+    /// When a worker last took a task.
+    last_take: Moment,
+    queue: Queue<Due<'a, Meta>>,
+
     // -- the manager's life
     closed: bool,
     cancelled: bool,
@@ -343,22 +353,15 @@ pub(crate) struct State<'a, Meta> {
     pub(crate) supervisor: Helper,
     pub(crate) notifier: Helper,
 
-    // -- tasks
-    once: usize,
+    // -- what flows less
     loops: usize,
-    pending: usize,
-    /// The next id, and so one more than were added.
-    next_id: u64,
-    succeeded: u64,
     failed: u64,
-    queue: Queue<Due<'a, Meta>>,
-    /// When a worker last took a task.
-    last_take: Moment,
-    /// How many were taken since the last tick.
-    takes: u64,
 
     // -- the pace of the workers since the last tick
-    /// How many workers took them.
+    /// The queue as it was then: what stood from `front` up to `back` and was not taken since is stuck.
+    front: u64,
+    back: u64,
+    /// How many workers have taken something.
     takers: u64,
     /// Counts ticks, so that workers can be told apart that took something in this one.
     beat: u64,
@@ -366,8 +369,6 @@ pub(crate) struct State<'a, Meta> {
     tick_at: Moment,
     /// When a worker was last told to come, or started.
     last_call: Moment,
-    /// The backlog at the last tick.
-    standing: usize,
     /// Ticks in a row without a backlog.
     calm: u32,
 
@@ -424,26 +425,26 @@ pub(crate) struct State<'a, Meta> {
 impl<'a, Meta> State<'a, Meta> {
     pub(crate) fn new(limits: Limits) -> Self {
         State {
+            once: 0,
+            pending: 0,
+            next_id: 1,
+            succeeded: 0,
+            last_take: Moment::START,
+            queue: Queue::default(),
             closed: false,
             cancelled: false,
             abandoned: false,
             named: false,
             supervisor: Helper::default(),
             notifier: Helper::default(),
-            once: 0,
             loops: 0,
-            pending: 0,
-            next_id: 1,
-            succeeded: 0,
             failed: 0,
-            queue: Queue::default(),
-            last_take: Moment::START,
-            takes: 0,
+            front: 0,
+            back: 0,
             takers: 0,
             beat: 0,
             tick_at: Moment::NEVER,
             last_call: Moment::START,
-            standing: 0,
             calm: 0,
             threads: 0,
             starting: 0,
@@ -905,17 +906,16 @@ impl<'a, Meta> State<'a, Meta> {
 
     fn begin_beat(&mut self) {
         self.beat += 1;
-        self.takes = 0;
         self.takers = 0;
-        self.standing = self.queue.len();
+        (self.front, self.back) = (self.queue.front(), self.queue.back());
     }
 
     /// The supervisor's look at the backlog: as many threads more as tasks are stuck.
     fn tick(&mut self, now: Moment, fx: &mut Effects) {
-        let taken = usize::try_from(self.takes).unwrap_or(usize::MAX);
         // They were there at the last tick, and still are.
-        let stuck = self.standing.saturating_sub(taken).min(self.queue.len());
-        let each = self.takes / self.takers.max(1);
+        let stuck = self.back.saturating_sub(self.queue.front());
+        let stuck = usize::try_from(stuck).unwrap_or(usize::MAX).min(self.queue.len());
+        let each = (self.queue.front() - self.front) / self.takers.max(1);
         let awake = self.threads_and_starts() - self.idle.len();
         let more = if stuck == 0 {
             0
@@ -1175,7 +1175,6 @@ impl<'a, Meta> State<'a, Meta> {
     fn take(&mut self, hand: usize, now: Moment, fx: &mut Effects) -> Option<Due<'a, Meta>> {
         let due = self.queue.pop()?;
         self.last_take = now;
-        self.takes += 1;
         let beat = self.beat;
         let taker = self.hand_mut(hand);
         taker.worked = true;

@@ -1062,12 +1062,12 @@ impl Sim {
 impl std::fmt::Debug for Sim {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let State { threads, starting, fresh, lingering, told, leaving, idle, .. } = &self.state;
-        let State { tick_at, stall_at, standing, takes, calm, needing, admitting, .. } = &self.state;
+        let State { tick_at, stall_at, front, back, calm, needing, admitting, .. } = &self.state;
         write!(
             f,
             "at {:?}: {threads} threads ({starting} starting, {fresh} fresh, {lingering} lingering, {told} told, \
              {leaving} leaving, {} idle), {} queued, {} in timers, tick at {tick_at:?}, stall at {stall_at:?}, \
-             {standing} standing, {takes} taken, {calm} calm, {needing} needing, {admitting} admitting",
+             {front} to {back} at the last tick, {calm} calm, {needing} needing, {admitting} admitting",
             self.now,
             idle.len(),
             self.queue.len(),
