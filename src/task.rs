@@ -182,7 +182,6 @@ impl<'a, Meta> Task<'a, Meta> {
             attempt: AtomicU32::new(0),
             id: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
-            due: AtomicU64::new(0),
             job,
         });
         Task { record, luggage: None }
@@ -292,6 +291,18 @@ impl<'a, Meta> Task<'a, Meta> {
         self.luggage.get_or_insert_default()
     }
 
+    /// Since when it has been due.
+    pub(crate) fn due(&self) -> Moment {
+        let due = self.luggage.as_ref().and_then(|luggage| luggage.course.due);
+        due.unwrap_or_else(|| self.record.accepted())
+    }
+
+    /// It has waited for this moment, as only what has luggage does.
+    pub(crate) fn due_at(mut self, due: Moment) -> Self {
+        self.luggage_mut().course.due = Some(due);
+        self
+    }
+
     /// Is there something about it that only the supervisor can do in time?
     pub(crate) fn needs_supervisor(&self) -> bool {
         self.luggage.as_ref().is_some_and(|luggage| luggage.needs_supervisor(self.record.kind))
@@ -339,7 +350,6 @@ pub(crate) struct RecordOf<Meta, J: ?Sized> {
     attempt: AtomicU32,
     id: AtomicU64,
     accepted: AtomicU64,
-    due: AtomicU64,
     pub(crate) job: J,
 }
 
@@ -358,16 +368,6 @@ impl<Meta, J: ?Sized> RecordOf<Meta, J> {
     pub(crate) fn accept(&self, id: TaskId, now: Moment) {
         self.id.store(id.0, Ordering::Relaxed);
         self.accepted.store(now.0, Ordering::Relaxed);
-        self.due.store(now.0, Ordering::Relaxed);
-    }
-
-    /// Since when it has been due.
-    pub(crate) fn due(&self) -> Moment {
-        Moment(self.due.load(Ordering::Relaxed))
-    }
-
-    pub(crate) fn set_due(&self, due: Moment) {
-        self.due.store(due.0, Ordering::Relaxed);
     }
 
     /// Which attempt runs, or ran last; 0: none has started.
@@ -465,6 +465,8 @@ pub(crate) struct Course {
     pub(crate) attempts: u32,
     /// When the first of them began.
     pub(crate) began: Option<Moment>,
+    /// Until when it waited, if it had to.
+    pub(crate) due: Option<Moment>,
     /// Never locked: the mutex makes it `Sync`.
     pub(crate) pauses: Mutex<Option<Pauses>>,
     /// The failure that a retry pause follows.

@@ -126,7 +126,7 @@ impl<'a, Meta> Desk<'a, Meta> {
     #[inline]
     pub(crate) fn identify(&self, task: &Task<'a, Meta>) {
         let (record, control) = (&task.record, self.control());
-        control.identify(record.id(), record.due());
+        control.identify(record.id(), task.due());
         record.set_attempt(control.attempt());
     }
 

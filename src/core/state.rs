@@ -40,7 +40,7 @@ use crate::context::Control;
 #[cfg(feature = "metrics")]
 use crate::info::Load;
 use crate::info::{Phase, Sight, Stats, TaskInfo};
-use crate::sync::{Arc, AtomicBool, Condvar, Ordering};
+use crate::sync::{Arc, AtomicBool, CachePadded, Condvar, Ordering};
 use crate::task::{Kind, Record, Task, TaskId};
 
 /// A queue that was looked at this recently is left to the workers that are awake.
@@ -363,6 +363,8 @@ pub(crate) struct State<'a, Meta> {
     back: u64,
     /// How many workers have taken something.
     takers: u64,
+    /// How many tasks each of them had taken before that tick, and since the one before it.
+    pace: u64,
     /// Counts ticks, so that workers can be told apart that took something in this one.
     beat: u64,
     /// When the next tick is due; `NEVER` while nothing was left to the workers that are awake.
@@ -381,7 +383,7 @@ pub(crate) struct State<'a, Meta> {
     leaving: u32,
     /// Tells those that linger that there is something to look at.
     hint: Arc<AtomicBool>,
-    slots: Vec<Slot<'a, Meta>>,
+    slots: Vec<CachePadded<Slot<'a, Meta>>>,
     /// Idle workers; the one that went idle last is woken first, so that the surplus ages.
     idle: Vec<usize>,
     limits: Limits,
@@ -442,6 +444,7 @@ impl<'a, Meta> State<'a, Meta> {
             front: 0,
             back: 0,
             takers: 0,
+            pace: 0,
             beat: 0,
             tick_at: Moment::NEVER,
             last_call: Moment::START,
@@ -617,7 +620,7 @@ impl<'a, Meta> State<'a, Meta> {
             std::mem::take(&mut self.timers).into_iter().partition(|(_, (task, wait))| which(task, *wait));
         self.timers = kept;
         let released: BTreeMap<(Moment, TaskId), (Task<'a, Meta>, Wait)> = released;
-        let released = released.into_values().map(|(task, _)| task).inspect(|task| task.record.set_due(now));
+        let released = released.into_values().map(|(task, _)| task.due_at(now));
         self.push_all(released, now, fx);
     }
 
@@ -832,7 +835,7 @@ impl<'a, Meta> State<'a, Meta> {
         if !growable {
             return;
         }
-        if self.limits.may_leave && self.is_in_flow(now, by_worker) {
+        if self.limits.may_leave && (self.is_lock_bound() || self.is_in_flow(now, by_worker)) {
             if self.supervisor.alive {
                 return self.arm(now, fx);
             }
@@ -841,6 +844,12 @@ impl<'a, Meta> State<'a, Meta> {
             }
         }
         self.tell_or_start(now, fx);
+    }
+
+    /// Were the workers so fast until the last tick that more of them would be in each other's way? Then only a
+    /// tick brings more: one of them that loses its core for a moment is no reason to.
+    fn is_lock_bound(&self) -> bool {
+        self.pace >= LOCK_BOUND && self.tick_at != Moment::NEVER
     }
 
     /// Is the queue about to be looked at by workers that are awake, or on their way to it?
@@ -899,6 +908,7 @@ impl<'a, Meta> State<'a, Meta> {
         }
         if self.tick_at == Moment::NEVER {
             self.tick_at = now.after(TICK);
+            self.pace = 0;
             self.begin_beat();
             fx.supervisor = true;
         }
@@ -916,6 +926,7 @@ impl<'a, Meta> State<'a, Meta> {
         let stuck = self.back.saturating_sub(self.queue.front());
         let stuck = usize::try_from(stuck).unwrap_or(usize::MAX).min(self.queue.len());
         let each = (self.queue.front() - self.front) / self.takers.max(1);
+        self.pace = each;
         let awake = self.threads_and_starts() - self.idle.len();
         let more = if stuck == 0 {
             0
@@ -962,7 +973,7 @@ impl<'a, Meta> State<'a, Meta> {
             self.slots[index].hand = Some(hand);
             index
         } else {
-            self.slots.push(Slot { bell: Arc::default(), hand: Some(hand) });
+            self.slots.push(CachePadded::new(Slot { bell: Arc::default(), hand: Some(hand) }));
             self.slots.len() - 1
         }
     }
@@ -1330,8 +1341,7 @@ impl<'a, Meta> State<'a, Meta> {
         }
         let record = self.let_go(hand);
         if until <= now {
-            task.record.set_due(now);
-            self.push(task);
+            self.push(task.due_at(now));
             // The worker itself is on its way to the queue.
             if self.hand(hand).seat == Seat::Guest {
                 self.spread(now, false, fx);
@@ -1385,8 +1395,7 @@ impl<'a, Meta> State<'a, Meta> {
                 break;
             }
             let ((due, _), (task, _)) = entry.remove_entry();
-            task.record.set_due(due);
-            ripe.push(task);
+            ripe.push(task.due_at(due));
         }
         self.push_all(ripe.into_iter(), now, fx);
         if now >= self.tick_at {
