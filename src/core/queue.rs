@@ -1,7 +1,9 @@
 //! The queue of tasks that are due: first in, first out, and out of the middle by its place.
 
-/// A queue whose items can be taken out of the middle in constant time, by the place they were given: a ring, in
-/// which the item of a place stands at that place modulo the ring's size.
+use std::collections::VecDeque;
+
+/// A queue whose items can be taken out of the middle in constant time, by the place they were given. It grows and
+/// shrinks by blocks, so that no push takes longer than any other, however much stands in it.
 ///
 /// What is taken out of the middle leaves a gap; `back - front = items + gaps`. Once gaps outnumber items, the next
 /// that is taken out closes them; those that the front passes are gone by themselves.
@@ -14,16 +16,21 @@ pub(crate) struct Queue<T> {
     /// The place that the next item is given.
     back: u64,
     gaps: usize,
-    /// None at all, or a power of two of them.
-    ring: Box<[Option<T>]>,
+    /// From that of `front` to that of the last item, as far as there is one.
+    blocks: VecDeque<Block<T>>,
+    /// The one that was emptied last, to be filled next.
+    spare: Option<Block<T>>,
 }
 
-/// The smallest ring; and with fewer places than that in use, gaps are not worth closing.
-const SMALL: usize = 64;
+/// How many places a block has: some 10 KiB. Smaller ones cost a flood up to a tenth, since submitter and worker
+/// then meet in the list of blocks more often. With fewer places in use, gaps are not worth closing.
+const BLOCK: usize = 256;
+
+type Block<T> = Box<[Option<T>; BLOCK]>;
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Queue { front: 0, back: 0, gaps: 0, ring: Box::default() }
+        Queue { front: 0, back: 0, gaps: 0, blocks: VecDeque::new(), spare: None }
     }
 }
 
@@ -55,19 +62,27 @@ impl<T> Queue<T> {
         (self.back - self.front) as usize
     }
 
+    /// Which block, and which of its places.
+    #[inline]
+    fn spot(&self, place: u64) -> (usize, usize) {
+        let block = place / BLOCK as u64 - self.front / BLOCK as u64;
+        (block as usize, (place % BLOCK as u64) as usize)
+    }
+
     #[inline]
     fn slot(&mut self, place: u64) -> &mut Option<T> {
-        let mask = self.ring.len() - 1;
-        &mut self.ring[place as usize & mask]
+        let (block, at) = self.spot(place);
+        &mut self.blocks[block][at]
     }
 
     /// Appends what `item` makes for the place that it is given.
     #[inline]
     pub(crate) fn push(&mut self, item: impl FnOnce(u64) -> T) {
-        if self.places() == self.ring.len() {
-            self.resize((2 * self.ring.len()).max(SMALL));
-        }
         let place = self.back;
+        if self.spot(place).0 == self.blocks.len() {
+            let block = self.spare.take().unwrap_or_else(|| Box::new([const { None }; BLOCK]));
+            self.blocks.push_back(block);
+        }
         *self.slot(place) = Some(item(place));
         self.back += 1;
     }
@@ -79,58 +94,53 @@ impl<T> Queue<T> {
             return None;
         }
         let item = self.slot(self.front).take();
-        self.front += 1;
+        self.pass();
         self.pass_gaps();
         item
     }
 
-    /// A burst's memory is given back once it is over.
+    /// The list of a burst's blocks is given back once the burst is over.
     fn rest(&mut self) {
-        if self.ring.len() > SMALL * SMALL {
-            self.ring = Box::default();
+        if self.blocks.capacity() > BLOCK {
+            self.blocks.shrink_to(BLOCK);
+        }
+    }
+
+    /// The front is passed; it is empty.
+    #[inline]
+    fn pass(&mut self) {
+        self.front += 1;
+        if self.front % BLOCK as u64 == 0 {
+            self.spare = self.blocks.pop_front();
         }
     }
 
     #[inline]
     fn pass_gaps(&mut self) {
         while self.gaps > 0 && self.slot(self.front).is_none() {
-            self.front += 1;
             self.gaps -= 1;
+            self.pass();
         }
-    }
-
-    #[cold]
-    fn resize(&mut self, size: usize) {
-        let new = std::iter::repeat_with(|| None).take(size).collect();
-        let mut old = Queue { ring: std::mem::replace(&mut self.ring, new), ..*self };
-        for place in self.front..self.back {
-            *self.slot(place) = old.slot(place).take();
-        }
-    }
-
-    fn holds(&self, place: u64) -> bool {
-        (self.front..self.back).contains(&place)
     }
 
     pub(crate) fn get(&self, place: u64) -> Option<&T> {
-        if !self.holds(place) {
+        if !(self.front..self.back).contains(&place) {
             return None;
         }
-        self.ring[place as usize & (self.ring.len() - 1)].as_ref()
+        let (block, at) = self.spot(place);
+        self.blocks[block][at].as_ref()
     }
 
     /// Takes out what stands at `place`. `moved` is told of each item that gets another place by that.
     pub(crate) fn remove(&mut self, place: u64, moved: impl FnMut(&T, u64)) -> Option<T> {
-        if !self.holds(place) {
-            return None;
-        }
-        let item = self.slot(place).take()?;
+        self.get(place)?;
+        let item = self.slot(place).take();
         self.gaps += 1;
         self.pass_gaps();
-        if self.places() > SMALL && self.gaps > self.len() {
+        if self.places() > BLOCK && self.gaps > self.len() {
             self.close_gaps(moved);
         }
-        Some(item)
+        item
     }
 
     fn close_gaps(&mut self, mut moved: impl FnMut(&T, u64)) {
@@ -144,9 +154,18 @@ impl<T> Queue<T> {
         }
         self.back = to;
         self.gaps = 0;
-        let size = (2 * self.places()).next_power_of_two().max(SMALL);
-        if size < self.ring.len() {
-            self.resize(size);
+        self.blocks.truncate(self.spot(to).0 + 1);
+        self.blocks.shrink_to(2 * self.blocks.len());
+    }
+
+    /// Gives back the memory that it keeps to be used again.
+    pub(crate) fn shrink(&mut self) {
+        self.spare = None;
+        if self.is_empty() {
+            self.blocks = VecDeque::new();
+            // So that no block is missing where the front stands.
+            let whole = self.front.next_multiple_of(BLOCK as u64);
+            (self.front, self.back) = (whole, whole);
         }
     }
 
@@ -157,8 +176,8 @@ impl<T> Queue<T> {
     /// Takes everything out, in order.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = T> + use<T> {
         let mut all = std::mem::take(self);
-        self.front = all.back;
-        self.back = all.back;
+        let whole = all.back.next_multiple_of(BLOCK as u64);
+        (self.front, self.back) = (whole, whole);
         std::iter::from_fn(move || all.pop())
     }
 }
@@ -200,7 +219,7 @@ mod tests {
             let moved = |item: &usize, place| places[*item].set(place);
             assert_eq!(queue.remove(place, moved), Some(i));
         }
-        assert!(queue.places() <= SMALL.max(2 * queue.len()));
+        assert!(queue.places() <= BLOCK.max(2 * queue.len()));
         assert_eq!(queue.drain().collect::<Vec<_>>(), (0..10_000).step_by(10).collect::<Vec<_>>());
         assert!(queue.is_empty());
     }
@@ -250,7 +269,7 @@ mod tests {
                         let place = places.borrow()[item];
                         let removed = queue.remove(place, |&item, place| places.borrow_mut()[item] = place);
                         prop_assert_eq!(removed, Some(item));
-                        prop_assert!(queue.places() <= SMALL.max(2 * queue.len()) + 1);
+                        prop_assert!(queue.places() <= BLOCK.max(2 * queue.len()) + 1);
                         if let Some(other) = queue.get(place) {
                             prop_assert_eq!(places.borrow()[*other], place, "another item moved there");
                         }

@@ -835,7 +835,7 @@ impl<'a, Meta> State<'a, Meta> {
         if !growable {
             return;
         }
-        if self.limits.may_leave && (self.is_lock_bound() || self.is_in_flow(now, by_worker)) {
+        if self.limits.may_leave && self.is_in_flow(now, by_worker) {
             if self.supervisor.alive {
                 return self.arm(now, fx);
             }
@@ -846,10 +846,11 @@ impl<'a, Meta> State<'a, Meta> {
         self.tell_or_start(now, fx);
     }
 
-    /// Were the workers so fast until the last tick that more of them would be in each other's way? Then only a
-    /// tick brings more: one of them that loses its core for a moment is no reason to.
-    fn is_lock_bound(&self) -> bool {
-        self.pace >= LOCK_BOUND && self.tick_at != Moment::NEVER
+    /// Were the workers busy until the last tick, and are there as many of them as can be of use? Then only a tick
+    /// brings more: that one of them loses its core for a moment is no reason to.
+    fn is_busy(&self, workers: u32) -> bool {
+        let enough = self.pace >= LOCK_BOUND || (self.pace >= BUSY && workers as usize >= self.limits.cores);
+        enough && self.tick_at != Moment::NEVER
     }
 
     /// Is the queue about to be looked at by workers that are awake, or on their way to it?
@@ -860,7 +861,7 @@ impl<'a, Meta> State<'a, Meta> {
         // A submitter that is a worker looks at nothing while it submits.
         let others = at_work.saturating_sub(u32::from(by_worker)) + self.lingering;
         let on_their_way = self.starting + self.fresh + self.told;
-        (others > 0 && recent(self.last_take, RECENT))
+        (others > 0 && (recent(self.last_take, RECENT) || self.is_busy(others)))
             || (on_their_way >= ENOUGH_CALLED && recent(self.last_call, CALL))
     }
 
@@ -926,9 +927,11 @@ impl<'a, Meta> State<'a, Meta> {
         let stuck = self.back.saturating_sub(self.queue.front());
         let stuck = usize::try_from(stuck).unwrap_or(usize::MAX).min(self.queue.len());
         let each = (self.queue.front() - self.front) / self.takers.max(1);
+        // Workers that were busy and take nothing have lost their cores, or are blocked: the next tick tells.
+        let faltered = each < BUSY && self.pace >= BUSY;
         self.pace = each;
         let awake = self.threads_and_starts() - self.idle.len();
-        let more = if stuck == 0 {
+        let more = if stuck == 0 || faltered {
             0
         } else if each < BUSY {
             stuck.saturating_sub(self.coming()).min(self.threads().max(FIRST_GROWTH))
@@ -994,6 +997,7 @@ impl<'a, Meta> State<'a, Meta> {
             self.slots = Vec::new();
             self.free = Vec::new();
             self.idle = Vec::new();
+            self.queue.shrink();
         }
     }
 
