@@ -2,7 +2,8 @@
 
 use std::error::Error;
 use std::process::Command;
-use std::{env, io};
+use std::time::Duration;
+use std::{env, fs, io, thread};
 
 use crate::runner::Runner;
 
@@ -76,6 +77,7 @@ impl Workload {
             for turn in 0..self.contenders.len() {
                 let index = (turn + round) % self.contenders.len();
                 let contender = &mut self.contenders[index];
+                settle();
                 let sample = if self.isolated {
                     in_child(self.name, &contender.name, quick)?
                 } else {
@@ -108,6 +110,20 @@ impl Workload {
             .iter()
             .position(|each| each.name == contender)
             .expect("limits name contenders of their workload")
+    }
+}
+
+/// Waits until the threads of whoever had its turn before are gone: thousands that the kernel is still taking down
+/// would be the next one's burden. (Where they cannot be counted there is nothing to wait for.)
+fn settle() {
+    const CALM: usize = 5;
+    let mut counts = [0; CALM];
+    for turn in 0..500 {
+        counts[turn % CALM] = fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+        if turn >= CALM && counts.iter().all(|&count| count == counts[0]) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -136,6 +136,9 @@ struct Hand<'a, Meta> {
     held: Option<Held<'a, Meta>>,
 }
 
+/// What a hand listed and has let go of: it may be the last owner, and is dropped without the lock.
+pub(crate) type Parting<'a, Meta> = Option<Arc<Record<'a, Meta>>>;
+
 struct Held<'a, Meta> {
     record: Arc<Record<'a, Meta>>,
     /// The task's phase, if it is not told by `control`: its submitter still has it in hand.
@@ -1263,9 +1266,9 @@ impl<'a, Meta> State<'a, Meta> {
         }
     }
 
-    /// `hand` has let go of its task. Its record is to be dropped without the lock.
+    /// `hand` has let go of its task.
     #[must_use]
-    pub(crate) fn let_go(&mut self, hand: usize) -> Option<Arc<Record<'a, Meta>>> {
+    pub(crate) fn let_go(&mut self, hand: usize) -> Parting<'a, Meta> {
         let Held { record, phase } = self.hand_mut(hand).held.take()?;
         if let Some(phase) = phase {
             *self.held_back.of(phase) -= 1;
@@ -1273,14 +1276,9 @@ impl<'a, Meta> State<'a, Meta> {
         Some(record)
     }
 
-    /// The task in `hand` has ended. Its record is to be dropped without the lock.
+    /// The task in `hand` has ended.
     #[must_use]
-    pub(crate) fn finish(
-        &mut self,
-        hand: usize,
-        ended: &Ended,
-        fx: &mut Effects,
-    ) -> Option<Arc<Record<'a, Meta>>> {
+    pub(crate) fn finish(&mut self, hand: usize, ended: &Ended, fx: &mut Effects) -> Parting<'a, Meta> {
         let record = self.let_go(hand);
         self.end(ended, fx);
         record
@@ -1325,8 +1323,7 @@ impl<'a, Meta> State<'a, Meta> {
         self.started(fx);
     }
 
-    /// Between two attempts, or two iterations: the task in `hand` waits, unless no pause may begin. Its record
-    /// is to be dropped without the lock.
+    /// Between two attempts, or two iterations: the task in `hand` waits, unless no pause may begin.
     pub(crate) fn pause(
         &mut self,
         hand: usize,
@@ -1334,7 +1331,7 @@ impl<'a, Meta> State<'a, Meta> {
         pause: Pause,
         now: Moment,
         fx: &mut Effects,
-    ) -> Result<Option<Arc<Record<'a, Meta>>>, (Task<'a, Meta>, Refusal)> {
+    ) -> Result<Parting<'a, Meta>, (Task<'a, Meta>, Refusal)> {
         let Pause { until, wait, tally } = pause;
         self.tally(tally);
         if let Some(refusal) = self.refuses_pause(task.record.kind, wait) {

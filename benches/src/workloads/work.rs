@@ -16,7 +16,12 @@ const NAP: Duration = Duration::from_millis(100);
 
 pub(super) fn workloads(sleepers: usize, computers: usize) -> Vec<Workload> {
     let spins_in_10_us = calibrate();
-    vec![sleep(sleepers), compute(computers, spins_in_10_us), scope(spins_in_10_us * 10)]
+    vec![
+        sleep(sleepers),
+        compute(computers, spins_in_10_us),
+        grain(computers, spins_in_10_us),
+        scope(spins_in_10_us * 10),
+    ]
 }
 
 fn sleep(tasks: usize) -> Workload {
@@ -91,6 +96,28 @@ fn compute(tasks: usize, spins: u64) -> Workload {
         metrics: &["ms"],
         contenders,
         limits: vec![limit(OWN_2, 0, 1.05, &[BARE], 1.02)],
+        ..Workload::default()
+    }
+}
+
+/// How far one lock goes, by the length of a task: the time of two threads, as a multiple of the tasks' own.
+fn grain(tasks: usize, spins_in_10_us: u64) -> Workload {
+    let contenders = [2, 5, 10, 20, 50, 100].into_iter().map(|tenths| {
+        let spins = spins_in_10_us * tenths / 100;
+        let tasks = tasks * 10 / usize::try_from(tenths).expect("a small number");
+        let half = move || (0..tasks / 2).for_each(|_| _ = spin(spins));
+        Contender::new(format!("tasks of {}.{} µs", tenths / 10, tenths % 10), move || {
+            let runner: &'static Inflight = Box::leak(Box::new(Inflight::start(2)));
+            let whole = Compute { tasks, spins }.run(runner)[0] * 1e6;
+            vec![whole / two_threads(half)]
+        })
+    });
+    Workload {
+        name: "grain",
+        about: "tasks of some length on 2 threads, against two bare threads (only when asked for)".into(),
+        metrics: &["times as long"],
+        contenders: contenders.collect(),
+        by_name_only: true,
         ..Workload::default()
     }
 }
