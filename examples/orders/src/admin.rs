@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use inflight::observe::Gauges;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tiny_http::{Method, Request};
 
@@ -27,6 +28,7 @@ const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(crate) struct Admin {
     pub(crate) watch: Arc<Watch>,
     pub(crate) metrics: PrometheusHandle,
+    pub(crate) gauges: Gauges<'static>,
 }
 
 pub(crate) fn route(admin: &Admin, request: &Request) -> Reply {
@@ -36,7 +38,10 @@ pub(crate) fn route(admin: &Admin, request: &Request) -> Reply {
             |_| Reply::new(200, "text/html; charset=utf-8", PAGE).with("Content-Security-Policy", PAGE_POLICY)
         }
         "/inflight.json" => |admin| Reply::json(200, &admin.watch.look()),
-        "/metrics" => |admin| Reply::new(200, METRICS, admin.metrics.render()),
+        "/metrics" => |admin| {
+            admin.gauges.refresh();
+            Reply::new(200, METRICS, admin.metrics.render())
+        },
         "/healthz" => |admin| http::health(admin.watch.is_closed()),
         _ => return Reply::error(404, "no such page"),
     };

@@ -66,6 +66,8 @@ pub(crate) fn too_long() -> Reply {
 
 pub(crate) fn route(app: &App, request: &mut Request) -> Reply {
     let path = request.url().split('?').next().unwrap_or_default().to_owned();
+    // The receipt that an order leaves behind is logged within it, too.
+    let _span = tracing::info_span!("request", method = %request.method(), path).entered();
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     match (request.method(), segments.as_slice()) {
         (Method::Post, ["orders"]) => place_order(app, request).unwrap_or_else(|refusal| refusal.reply()),

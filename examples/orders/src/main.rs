@@ -4,7 +4,6 @@
 mod admin;
 mod http;
 mod log;
-mod observe;
 mod orders;
 mod receipt;
 mod server;
@@ -22,6 +21,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use inflight::observe::{self, Gauges};
 use inflight::signal::Signal;
 use inflight::{BuildError, Grace, Manager, Task};
 use metrics_exporter_prometheus::{BuildError as RecorderError, PrometheusBuilder, PrometheusHandle};
@@ -221,14 +221,14 @@ impl Service {
         let store = Arc::new(Store::open(&args.db).map_err(StartError::Database)?);
         let orders = Arc::new(Orders::new(REMEMBERED));
         let metrics = metrics()?;
-        let receipts = receipts(args, &orders).map_err(StartError::Manager)?;
+        let (receipts, gauges) = receipts(args, &orders).map_err(StartError::Manager)?;
         let watch = Arc::new(Watch::new(receipts.uncounted()));
         let watched = Arc::clone(&watch);
         receipts.on_task_failed(move |_cx, order, error| watched.failed(order, error));
 
         let app =
             App { receipts: receipts.uncounted(), orders: Arc::clone(&orders), store, mail: args.mail_ms };
-        let admin = Admin { watch: Arc::clone(&watch), metrics };
+        let admin = Admin { watch: Arc::clone(&watch), metrics, gauges };
         let public = Arc::new(move |request: &mut _| http::route(&app, request));
         let (public, public_door) = Side::open("requests", args.port, public)?;
         let admin = Arc::new(move |request: &mut _| admin::route(&admin, request));
@@ -314,8 +314,10 @@ impl Side {
     }
 }
 
-/// The receipts, and what is noted of each.
-fn receipts(args: &Args, orders: &Arc<Orders>) -> Result<Manager<Order>, BuildError> {
+/// The receipts, what is noted of each, and the gauges that a scrape is to find up to date.
+///
+/// Metrics go to the recorder that is installed by now.
+fn receipts(args: &Args, orders: &Arc<Orders>) -> Result<(Manager<Order>, Gauges<'static>), BuildError> {
     let manager =
         Manager::builder().name("receipts").max_threads(args.threads).max_pending(args.backlog).build()?;
     let [accepted, succeeded, failed] = [(); 3].map(|()| Arc::clone(orders));
@@ -324,8 +326,8 @@ fn receipts(args: &Args, orders: &Arc<Orders>) -> Result<Manager<Order>, BuildEr
         .on_task_succeeded(move |_cx, order| succeeded.succeeded(order.id))
         .on_task_failed(move |_cx, order, error| failed.failed(order.id, error.to_string()));
     observe::tracing(&manager);
-    observe::metrics(&manager);
-    Ok(manager)
+    let gauges = observe::metrics(&manager);
+    Ok((manager, gauges))
 }
 
 fn requests(name: &str) -> Result<Manager<Incoming>, BuildError> {

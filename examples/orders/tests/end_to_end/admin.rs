@@ -35,9 +35,11 @@ fn look_until(server: &Server, holds: impl Fn(&Value) -> bool) -> Value {
     }
 }
 
-fn metric(server: &Server, name: &str) -> Option<f64> {
+/// Of the receipts, with these labels more.
+fn metric(server: &Server, name: &str, labels: &str) -> Option<f64> {
     let (_, metrics) = text(server, "/metrics");
-    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let series = format!(r#"inflight_{name}{{manager="receipts"{labels}}} "#);
+    let line = metrics.lines().find_map(|line| line.strip_prefix(&series));
     line.map(|value| value.parse().unwrap())
 }
 
@@ -100,13 +102,16 @@ fn metrics_count_what_happens_in_the_format_of_prometheus() {
     assert!(!metrics.contains("tea"), "{metrics}");
     // The book and the metrics are kept by two hooks, one after the other.
     let patience = Instant::now() + HANG;
-    while metric(&server, r#"inflight_tasks_failed_total{cause="error"}"#) != Some(1.0) {
+    while metric(&server, "tasks_failed_total", r#",cause="failed""#) != Some(1.0) {
         assert!(Instant::now() < patience, "{}", text(&server, "/metrics").1);
         thread::sleep(Duration::from_millis(5));
     }
-    assert_eq!(metric(&server, "inflight_tasks_added_total"), Some(2.0));
-    assert_eq!(metric(&server, r#"inflight_tasks_failed_total{cause="panic"}"#), Some(0.0));
-    assert_eq!(metric(&server, "inflight_tasks_live"), Some(1.0));
+    assert_eq!(metric(&server, "tasks_added_total", ""), Some(2.0));
+    assert_eq!(metric(&server, "tasks_failed_total", r#",cause="panicked""#), Some(0.0));
+    for (gauge, value) in [("tasks_live", 1.0), ("tasks_running", 1.0), ("tasks_queued", 0.0)] {
+        assert_eq!(metric(&server, gauge, ""), Some(value), "{gauge}");
+    }
+    assert!(metric(&server, "threads", "") >= Some(1.0));
 }
 
 #[test]
@@ -134,7 +139,7 @@ fn operators_are_answered_until_the_end_while_the_public_is_turned_away() {
     let ill = get(&server, "/healthz");
     assert_eq!((ill.status, ill.error()), (503, "shutting down"));
     assert!(text(&server, "/").1.starts_with("<!DOCTYPE html>"));
-    assert_eq!(metric(&server, "inflight_tasks_live"), Some(1.0));
+    assert_eq!(metric(&server, "tasks_live", ""), Some(1.0));
 }
 
 #[test]
@@ -171,8 +176,12 @@ fn as_json_each_line_of_the_log_is_an_object_whatever_an_order_holds() {
         found.unwrap_or_else(|| panic!("no {message} in {lines:#?}"))
     };
     assert!(find("SIGTERM")["timestamp"].is_string());
-    let failed = find("failed");
+    let failed = find("task failed");
     assert_eq!((failed["level"].as_str(), failed["target"].as_str()), (Some("ERROR"), Some("inflight")));
     assert_eq!(failed["error"], "the mail server refused the receipt");
+    assert_eq!((&failed["manager"], &failed["attempt"]), (&"receipts".into(), &1.into()));
+    assert!(failed["run_seconds"].is_f64() && failed["queue_seconds"].is_f64(), "{failed}");
+    // On a thread of the receipts', and yet within the request that it was left behind by.
+    assert_eq!((&failed["span"]["name"], &failed["span"]["path"]), (&"request".into(), &"/orders".into()));
     assert_eq!(failed["meta"], r#"order 1 (2 x \"\n{\u{1b}[2J)"#);
 }
