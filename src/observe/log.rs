@@ -3,9 +3,9 @@
 use std::fmt::{self, Debug, Display, Formatter};
 use std::time::Duration;
 
-use ::log::{Level, log as line};
+use ::log::{Level, log as line, log_enabled};
 
-use super::Observed;
+use super::{Observed, contained};
 use crate::context::Context;
 use crate::error::{Reason, TaskError, Written, one_line};
 use crate::hooks::Hooks;
@@ -16,7 +16,7 @@ const TARGET: &str = "inflight";
 
 /// Writes a log line for each step of each task's life; see [what is reported](super#what-is-reported).
 ///
-/// Whatever Meta and errors contain, each report is one line: what would break it is escaped.
+/// Whatever Meta, errors and names contain, each report is one line: what would break it is escaped.
 ///
 /// ```
 /// use inflight::{Manager, observe};
@@ -69,73 +69,74 @@ impl<F> Logger<F> {
     {
         let logger = Arc::clone(self);
         hooks.added.push(Arc::new(move |cx, meta| {
-            line!(target: TARGET, Level::Debug, "{} added", logger.task(cx, meta));
+            say(Level::Debug, || format!("{} added", logger.task(cx, meta)));
         }));
         let logger = Arc::clone(self);
         hooks.started.push(Arc::new(move |cx, meta| {
-            line!(target: TARGET, Level::Debug, "{} started{}", logger.task(cx, meta), Course(cx));
+            say(Level::Debug, || format!("{} started{}", logger.task(cx, meta), Course(cx)));
         }));
         let logger = Arc::clone(self);
         hooks.succeeded.push(Arc::new(move |cx, meta| {
-            line!(target: TARGET, Level::Debug, "{} succeeded{}", logger.task(cx, meta), Course(cx));
+            say(Level::Debug, || format!("{} succeeded{}", logger.task(cx, meta), Course(cx)));
         }));
         let logger = Arc::clone(self);
         hooks.failed.push(Arc::new(move |cx, meta, error| {
             let level = if matches!(error, TaskError::Cancelled) { Level::Warn } else { Level::Error };
-            let (task, error) = (logger.task(cx, meta), OneLine(error));
-            line!(target: TARGET, level, "{task} failed: {error}{}", Course(cx));
+            say(level, || format!("{} failed: {}{}", logger.task(cx, meta), contained(error), Course(cx)));
         }));
         let logger = Arc::clone(self);
         hooks.retried.push(Arc::new(move |cx, meta, error, _attempt| {
-            let (task, error) = (logger.task(cx, meta), OneLine(error));
-            line!(target: TARGET, Level::Warn, "{task} will be retried: {error}{}", Course(cx));
+            say(Level::Warn, || {
+                format!("{} will be retried: {}{}", logger.task(cx, meta), contained(error), Course(cx))
+            });
         }));
         let logger = Arc::clone(self);
         hooks.stalled.push(Arc::new(move |cx, meta, since: Duration| {
-            let task = logger.task(cx, meta);
-            line!(target: TARGET, Level::Warn, "{task} has given no sign of life for {since:.1?}{}", Course(cx));
+            say(Level::Warn, || {
+                let task = logger.task(cx, meta);
+                format!("{task} has given no sign of life for {since:.1?}{}", Course(cx))
+            });
         }));
         let logger = Arc::clone(self);
         hooks.recovered.push(Arc::new(move |cx, meta, hung: Duration| {
-            let task = logger.task(cx, meta);
-            line!(target: TARGET, Level::Info, "{task} has recovered after {hung:.1?}{}", Course(cx));
+            say(Level::Info, || {
+                format!("{} has recovered after {hung:.1?}{}", logger.task(cx, meta), Course(cx))
+            });
         }));
         let logger = Arc::clone(self);
         hooks.rejected.push(Arc::new(move |meta, reason: &Reason| {
-            let (name, meta) = (&logger.name, logger.meta(meta));
-            line!(target: TARGET, Level::Warn, "{name}: task {meta} was rejected: {}", OneLine(reason));
+            say(Level::Warn, || {
+                format!("{}: task {} was rejected: {}", logger.name, logger.meta(meta), contained(reason))
+            });
         }));
     }
 
-    fn meta<'l, Meta>(&'l self, meta: &'l Meta) -> impl Display + 'l
+    fn meta<Meta>(&self, meta: &Meta) -> String
     where
         F: Fn(&Meta, &mut Formatter<'_>) -> fmt::Result,
     {
-        OneLine(Written { meta, write: &self.write })
+        contained(Written { meta, write: &self.write })
     }
 
-    fn task<'l, Meta>(&'l self, cx: &'l Context, meta: &'l Meta) -> impl Display + 'l
+    /// What a line is about.
+    fn task<Meta>(&self, cx: &Context, meta: &Meta) -> String
     where
         F: Fn(&Meta, &mut Formatter<'_>) -> fmt::Result,
     {
-        Subject { name: &self.name, cx, meta: self.meta(meta) }
-    }
-}
-
-/// What a line is about.
-struct Subject<'l, M> {
-    name: &'l str,
-    cx: &'l Context,
-    meta: M,
-}
-
-impl<M: Display> Display for Subject<'_, M> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: task ", self.name)?;
-        if let Some(id) = self.cx.task_id() {
-            write!(f, "{id} ")?;
+        let (name, meta) = (&self.name, self.meta(meta));
+        match cx.task_id() {
+            Some(id) => format!("{name}: task {id} {meta}"),
+            None => format!("{name}: task {meta}"),
         }
-        self.meta.fmt(f)
+    }
+}
+
+/// Writes one line, if somebody wants it.
+///
+/// The logger gets it ready-made: it may hold a lock of its own, under which Meta's code has no business.
+fn say(level: Level, text: impl FnOnce() -> String) {
+    if log_enabled!(target: TARGET, level) {
+        line!(target: TARGET, level, "{}", one_line(&text()));
     }
 }
 
@@ -150,21 +151,12 @@ impl Display for Course<'_> {
             attempt => write!(f, " (attempt {attempt}")?,
         }
         if let Some(thread) = cx.thread() {
-            write!(f, " on {}", one_line(thread))?;
+            write!(f, " on {thread}")?;
         }
         write!(f, ", queued {:.1?}", cx.queued_for())?;
         if let Some(ran_for) = cx.ran_for() {
             write!(f, ", ran {ran_for:.1?}")?;
         }
         f.write_str(")")
-    }
-}
-
-/// Whatever it is, on one line.
-struct OneLine<T>(T);
-
-impl<T: Display> Display for OneLine<T> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(&one_line(&self.0.to_string()))
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::sync::Weak;
 use std::time::Duration;
 
 use ::metrics::{
@@ -14,6 +15,7 @@ use ::metrics::{
 
 use super::Observed;
 use super::words::{CAUSES, REASONS, cause, reason};
+use crate::context::Context;
 use crate::core::Core;
 use crate::error::Reason;
 use crate::hooks::Hooks;
@@ -42,8 +44,9 @@ use crate::sync::{Arc, Mutex};
 ///
 /// Install the recorder first: it is asked for its series here, once. Without one nothing is recorded.
 ///
-/// The gauges are set whenever a task comes, starts or ends. Threads end on their own, though, and who reads
-/// wants to know what is true now: keep the [`Gauges`], and [`refresh`](Gauges::refresh) them before you render.
+/// The gauges are set whenever a task comes, starts or ends. Tasks that end at the same moment still see each
+/// other, though, and threads end on their own: so keep the [`Gauges`], and [`refresh`](Gauges::refresh) them
+/// before you render or push, so that they show what is true then.
 ///
 /// ```
 /// use inflight::{Manager, observe};
@@ -106,7 +109,7 @@ where
 
 /// The gauges of a manager, for whoever renders: made by [`metrics()`].
 ///
-/// It is no counted handle: it holds up nothing.
+/// It is no handle of the manager: it holds up nothing, and shows zeros once the manager is gone.
 ///
 /// ```
 /// let manager: inflight::Manager<&str> = inflight::Manager::new();
@@ -273,19 +276,29 @@ where
     Meta: Send + Sync + 'a,
     S: Fn(&Meta) -> Arc<Series> + Send + Sync + 'a,
 {
-    let meter = Arc::new(Meter { core: Arc::clone(core), dials: Dials::register(core.name()) });
-    meter.dials.show(core.load());
+    let meter = Arc::new(Meter { core: Arc::downgrade(core), dials: Dials::register(core.name()) });
+    meter.refresh();
     let attached = Arc::clone(&meter);
     core.add_hook(move |hooks| attached.attach(hooks, Arc::new(series)));
-    Gauges(Arc::new(move || meter.dials.show(meter.core.load())))
+    Gauges(Arc::new(move || meter.refresh()))
 }
 
 struct Meter<'a, Meta> {
-    core: Arc<Core<'a, Meta>>,
+    /// Whoever calls the hooks holds the core. Held by them, too, it would outlive its last handle and thread.
+    core: Weak<Core<'a, Meta>>,
     dials: Dials,
 }
 
 impl<'a, Meta: Send + Sync + 'a> Meter<'a, Meta> {
+    fn refresh(&self) {
+        self.dials.show(self.core.upgrade().map_or_else(Load::default, |core| core.load()));
+    }
+
+    /// Sets the gauges to what will be true once the attempt of `cx` is out of the way, and, if it `ends`, its task.
+    fn look_ahead(&self, cx: &Context, ends: bool) {
+        self.dials.show(self.core.upgrade().map_or_else(Load::default, |core| core.load_after(cx, ends)));
+    }
+
     fn attach<S>(self: &Arc<Self>, hooks: &mut Hooks<'a, Meta>, series: Arc<S>)
     where
         S: Fn(&Meta) -> Arc<Series> + Send + Sync + 'a,
@@ -293,13 +306,13 @@ impl<'a, Meta: Send + Sync + 'a> Meter<'a, Meta> {
         let (meter, of) = (Arc::clone(self), Arc::clone(&series));
         hooks.added.push(Arc::new(move |_cx, meta| {
             of(meta).added.increment(1);
-            meter.dials.show(meter.core.load());
+            meter.refresh();
         }));
 
         let (meter, of) = (Arc::clone(self), Arc::clone(&series));
         hooks.started.push(Arc::new(move |cx, meta| {
             of(meta).queue.record(cx.queued_for());
-            meter.dials.show(meter.core.load());
+            meter.refresh();
         }));
 
         let (meter, of) = (Arc::clone(self), Arc::clone(&series));
@@ -307,7 +320,7 @@ impl<'a, Meta: Send + Sync + 'a> Meter<'a, Meta> {
             let series = of(meta);
             series.succeeded.increment(1);
             series.ran(cx.ran_for());
-            meter.dials.show(meter.core.load_after(cx, true));
+            meter.look_ahead(cx, true);
         }));
 
         let (meter, of) = (Arc::clone(self), Arc::clone(&series));
@@ -315,7 +328,7 @@ impl<'a, Meta: Send + Sync + 'a> Meter<'a, Meta> {
             let series = of(meta);
             series.failed[cause(error)].increment(1);
             series.ran(cx.ran_for());
-            meter.dials.show(meter.core.load_after(cx, true));
+            meter.look_ahead(cx, true);
         }));
 
         let (meter, of) = (Arc::clone(self), Arc::clone(&series));
@@ -323,13 +336,13 @@ impl<'a, Meta: Send + Sync + 'a> Meter<'a, Meta> {
             let series = of(meta);
             series.retried.increment(1);
             series.ran(cx.ran_for());
-            meter.dials.show(meter.core.load_after(cx, false));
+            meter.look_ahead(cx, false);
         }));
 
         let of = Arc::clone(&series);
         hooks.stalled.push(Arc::new(move |_cx, meta, _since| of(meta).stalled.increment(1)));
 
-        // Outlives the other hooks, and so must not own the core.
+        // Outlives the other hooks: it is told of what a manager that is over rejects.
         hooks.rejected.push(Arc::new(move |meta, why: &Reason| {
             series(meta).rejected[reason(why)].increment(1);
         }));

@@ -37,7 +37,9 @@
 //! # Which Meta
 //! `observe::log` and `observe::tracing` write Meta as `{:?}`. For a Meta that is no `Debug`, or reads better
 //! otherwise, `observe::log_with` and `observe::tracing_with` take a function that writes it, as
-//! [`Unfinished::table`](crate::scoped::Unfinished::table) does. In metrics Meta is not seen, since each value
+//! [`Unfinished::table`](crate::scoped::Unfinished::table) does; `observe::tracing_spans` takes one that makes a
+//! span of it, with whatever fields. A Meta that panics while it is written has its event all the same, which
+//! says so. In metrics Meta is not seen, since each value
 //! of a label is a series of its own for as long as the process lives: `observe::metrics_with` takes a function
 //! that says which of a few classes a task is in.
 //!
@@ -70,8 +72,10 @@ pub use self::log::{log, log_with};
 pub use self::metrics::{Gauges, metrics, metrics_with};
 #[cfg(feature = "tracing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tracing")))]
-pub use self::tracing::{tracing, tracing_with};
+pub use self::tracing::{tracing, tracing_spans, tracing_with};
 use crate::core::Core;
+#[cfg(any(feature = "log", feature = "tracing"))]
+use crate::core::unwind;
 use crate::manager::Manager;
 use crate::scope::Scope;
 use crate::sync::Arc;
@@ -104,6 +108,21 @@ impl<Meta> fmt::Debug for Observed<'_, Meta> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Observed").field("name", &self.0.name()).finish_non_exhaustive()
     }
+}
+
+/// What the user's code writes of a value. Where that panics or gives up, the text says so: it is no reason to
+/// leave out what is to be reported.
+#[cfg(any(feature = "log", feature = "tracing"))]
+fn contained(value: impl fmt::Display) -> String {
+    use std::fmt::Write as _;
+
+    let mut text = String::new();
+    match unwind::catch(|| write!(text, "{value}")) {
+        Ok(Ok(())) => {}
+        Ok(Err(fmt::Error)) => text.push_str("<gave up being written>"),
+        Err(panic) => text = format!("{text}<panicked being written: {}>", panic.message),
+    }
+    text
 }
 
 #[cfg(any(feature = "tracing", feature = "metrics"))]

@@ -4,12 +4,13 @@ use std::error::Error;
 use std::fmt::{self, Debug, Formatter};
 use std::time::Duration;
 
-use ::tracing::field::display;
+use ::tracing::field::{DisplayValue, display};
 use ::tracing::{Level, Span, event};
 
-use super::Observed;
 use super::words::{CAUSES, REASONS, cause, reason};
+use super::{Observed, contained};
 use crate::context::Context;
+use crate::core::unwind;
 use crate::error::{Reason, TaskError, Written};
 use crate::hooks::{Carry, Hooks};
 use crate::sync::Arc;
@@ -32,6 +33,9 @@ use crate::task::TaskId;
 /// | `error` | failed, retried; rejected, for a thread that was refused |
 /// | `hung_seconds` | stalled, recovered |
 /// | `reason` | rejected: `closed`, `full` or `spawn` |
+///
+/// Fields hold what Meta and errors say as they say it: it is the subscriber that makes lines of them, and escapes
+/// what would break these.
 ///
 /// The span is kept open until the task has ended, so that it lasts from the request to the last of its tasks.
 ///
@@ -75,22 +79,64 @@ where
     Meta: Send + Sync + 'a,
     F: Fn(&Meta, &mut Formatter<'_>) -> fmt::Result + Send + Sync + 'a,
 {
-    let Observed(core) = target.into();
+    let write = move |meta: &Meta| Some(display(contained(Written { meta, write: &write })));
+    attach(target.into(), write, |_| Span::current());
+}
+
+/// As [`tracing()`], with a span for each task, that `span` makes of its Meta: the fields that you search by.
+///
+/// It is made on the submitter's thread, so that it is within the submitter's current span, and everything is
+/// within it: what the task says, and what is said of it from started on. The fields are as above, without
+/// `meta`. That a task was added is told before it has a span, and one that was rejected gets one for that.
+///
+/// `span` is kept for as long as the manager is: it must not own a handle of it. If it panics, the submitter's
+/// span has to do.
+///
+/// ```
+/// use inflight::{Manager, observe};
+///
+/// struct Order { id: u32, item: String }
+/// let manager = Manager::new();
+/// observe::tracing_spans(&manager, |order: &Order| {
+///     tracing::info_span!("receipt", order = order.id, item = order.item)
+/// });
+/// manager.run(Order { id: 17, item: "tea".into() }, |_cx| {
+///     tracing::info!("printing"); // in receipt{order=17 item="tea"}
+///     Ok(())
+/// })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn tracing_spans<'a, Meta, F>(target: impl Into<Observed<'a, Meta>>, span: F)
+where
+    Meta: Send + Sync + 'a,
+    F: Fn(&Meta) -> Span + Send + Sync + 'a,
+{
+    attach(target.into(), |_| None, span);
+}
+
+fn attach<'a, Meta, W, S>(Observed(core): Observed<'a, Meta>, write: W, span: S)
+where
+    Meta: Send + Sync + 'a,
+    W: Fn(&Meta) -> Option<DisplayValue<String>> + Send + Sync + 'a,
+    S: Fn(&Meta) -> Span + Send + Sync + 'a,
+{
+    // A task must not fail because it is watched.
+    let span = Arc::new(move |meta: &Meta| unwind::catch(|| span(meta)).unwrap_or_else(|_| Span::current()));
     let tracer = Arc::new(Tracer { name: core.name().to_owned(), write });
     core.add_hook(move |hooks| {
-        hooks
-            .carriers
-            .push(Arc::new(Carry::new(|_: &Meta| Span::current(), |span: &Span| span.clone().entered())));
-        tracer.attach(hooks);
+        let of = Arc::clone(&span);
+        let carry = Carry::new(move |meta: &Meta| of(meta), |span: &Span| span.clone().entered());
+        hooks.carriers.push(Arc::new(carry));
+        tracer.attach(hooks, span);
     });
 }
 
 /// What is shown to the notifier, which is told of stalls, and is in no task's span.
-struct Submitter(Span);
+struct Around(Span);
 
-struct Tracer<F> {
+struct Tracer<W> {
     name: String,
-    write: F,
+    write: W,
 }
 
 /// An event about a task: with the fields that most of them have, then its own.
@@ -101,7 +147,7 @@ macro_rules! report {
             $level,
             manager = $tracer.name,
             id = $cx.task_id().map(|TaskId(id)| id),
-            meta = display(Written { meta: $meta, write: &$tracer.write }),
+            meta = ($tracer.write)($meta),
             attempt = $cx.attempt(),
             thread = $cx.thread(),
             $($fields)+
@@ -109,17 +155,19 @@ macro_rules! report {
     };
 }
 
-impl<F> Tracer<F> {
-    fn attach<'a, Meta>(self: &Arc<Self>, hooks: &mut Hooks<'a, Meta>)
+impl<W> Tracer<W> {
+    fn attach<'a, Meta, S>(self: &Arc<Self>, hooks: &mut Hooks<'a, Meta>, span: Arc<S>)
     where
-        F: Fn(&Meta, &mut Formatter<'_>) -> fmt::Result + Send + Sync + 'a,
+        Meta: 'a,
+        W: Fn(&Meta) -> Option<DisplayValue<String>> + Send + Sync + 'a,
+        S: Fn(&Meta) -> Span + Send + Sync + 'a,
     {
         let tracer = Arc::clone(self);
         hooks.added.push(Arc::new(move |cx, meta| report!(Level::DEBUG, tracer, cx, meta, "task added")));
 
         let tracer = Arc::clone(self);
         hooks.started.push(Arc::new(move |cx, meta| {
-            cx.confide(|| Submitter(Span::current()));
+            cx.confide(|| Around(Span::current()));
             report!(Level::DEBUG, tracer, cx, meta, queue_seconds = queued(cx), "task started");
         }));
 
@@ -190,15 +238,17 @@ impl<F> Tracer<F> {
                 Reason::Spawn(error) => Some(display(error)),
                 _ => None,
             };
-            event!(
-                target: "inflight",
-                Level::WARN,
-                manager = tracer.name,
-                meta = display(Written { meta, write: &tracer.write }),
-                reason = REASONS[reason(why)],
-                error = refused,
-                "task rejected"
-            );
+            span(meta).in_scope(|| {
+                event!(
+                    target: "inflight",
+                    Level::WARN,
+                    manager = tracer.name,
+                    meta = (tracer.write)(meta),
+                    reason = REASONS[reason(why)],
+                    error = refused,
+                    "task rejected"
+                );
+            });
         }));
     }
 }
@@ -213,8 +263,8 @@ fn ran(cx: &Context) -> Option<f64> {
 
 /// Reports within the span of the task that `cx` is of, which its own thread is in.
 fn in_span(cx: &Context, report: impl FnOnce()) {
-    match cx.value::<Submitter>() {
-        Some(Submitter(span)) => span.in_scope(report),
+    match cx.value::<Around>() {
+        Some(Around(span)) => span.in_scope(report),
         None => report(),
     }
 }

@@ -15,8 +15,9 @@ impl log::Log for Logger {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        let line = (record.level(), record.target().to_owned(), record.args().to_string());
-        LINES.lock().expect("no test panics in here").push(line);
+        // Writes under its lock, as loggers do: who panics meanwhile leaves it poisoned.
+        let mut lines = LINES.lock().expect("no test panics in here");
+        lines.push((record.level(), record.target().to_owned(), record.args().to_string()));
     }
 
     fn flush(&self) {}
@@ -55,6 +56,8 @@ pub struct Event {
     pub fields: BTreeMap<&'static str, String>,
     /// The spans it is within, outermost first.
     pub spans: Vec<&'static str>,
+    /// The fields of the innermost of them.
+    pub span_fields: BTreeMap<&'static str, String>,
     /// The thread that it came from.
     pub emitted_on: Option<String>,
 }
@@ -67,17 +70,21 @@ impl Event {
     }
 }
 
-impl tracing::field::Visit for Event {
+/// Fields as text.
+#[derive(Default)]
+struct Fields(BTreeMap<&'static str, String>);
+
+impl tracing::field::Visit for Fields {
     fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn Debug) {
-        self.fields.insert(field.name(), format!("{value:?}"));
+        self.0.insert(field.name(), format!("{value:?}"));
     }
 
     fn record_str(&mut self, field: &tracing::field::Field, value: &str) {
-        self.fields.insert(field.name(), value.to_owned());
+        self.0.insert(field.name(), value.to_owned());
     }
 
     fn record_error(&mut self, field: &tracing::field::Field, value: &(dyn std::error::Error + 'static)) {
-        self.fields.insert(field.name(), format!("error: {value}"));
+        self.0.insert(field.name(), format!("error: {value}"));
     }
 }
 
@@ -87,16 +94,33 @@ impl<S> tracing_subscriber::Layer<S> for Layer
 where
     S: tracing::Subscriber + for<'l> tracing_subscriber::registry::LookupSpan<'l>,
 {
+    fn on_new_span(
+        &self,
+        attributes: &tracing::span::Attributes<'_>,
+        id: &tracing::span::Id,
+        cx: tracing_subscriber::layer::Context<'_, S>,
+    ) {
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        let span = cx.span(id).expect("it has just been made");
+        span.extensions_mut().insert(fields);
+    }
+
     fn on_event(&self, event: &tracing::Event<'_>, cx: tracing_subscriber::layer::Context<'_, S>) {
         let spans = cx.event_scope(event).into_iter().flat_map(|scope| scope.from_root());
-        let mut heard = Event {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let span_fields = cx.event_span(event).map_or_else(BTreeMap::new, |span| {
+            span.extensions().get::<Fields>().map_or_else(BTreeMap::new, |fields| fields.0.clone())
+        });
+        let heard = Event {
             level: *event.metadata().level(),
             target: event.metadata().target().to_owned(),
-            fields: BTreeMap::new(),
+            fields: fields.0,
             spans: spans.map(|span| span.name()).collect(),
+            span_fields,
             emitted_on: std::thread::current().name().map(str::to_owned),
         };
-        event.record(&mut heard);
         EVENTS.lock().expect("no test panics in here").push(heard);
     }
 

@@ -104,6 +104,46 @@ fn whatever_meta_and_error_contain_a_report_is_one_line() {
 }
 
 #[test]
+fn a_meta_that_cannot_be_written_has_its_lines_all_the_same() {
+    hear_log();
+    let manager = Manager::builder().name("unwritable").build().unwrap();
+    observe::log_with(&manager, |meta: &&str, f| {
+        write!(f, "{meta} ")?;
+        if *meta == "panics" { panic!("no ink") } else { Err(std::fmt::Error) }
+    });
+    manager.run("panics", |_| Err("no paper".into())).unwrap();
+    manager.run("gives up", |_| Ok(())).unwrap();
+    manager.wait();
+    let lines = lines_of("unwritable");
+    for start in [
+        "ERROR task 1 panics <panicked being written: no ink> failed: no paper (attempt 1",
+        "DEBUG task 2 gives up <gave up being written> succeeded (attempt 1",
+    ] {
+        assert!(lines.iter().any(|line| line.starts_with(start)), "{start}: {lines:#?}");
+    }
+    assert_eq!((lines.len(), manager.stats().hook_panics), (6, 0));
+}
+
+#[test]
+fn an_error_that_cannot_be_written_has_its_line_and_a_name_stays_on_its_own() {
+    #[derive(Debug)]
+    struct Unspeakable;
+    impl std::fmt::Display for Unspeakable {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("no words")
+        }
+    }
+    impl std::error::Error for Unspeakable {}
+    let (manager, _clock) = observed("two\nlines");
+    manager.run("receipt", |_| Err(Unspeakable.into())).unwrap();
+    manager.wait();
+    let failed =
+        r#"ERROR task 1 "receipt" failed: <panicked being written: no words> (attempt 1 on two\nlines-1"#;
+    let lines = lines_of(r"two\nlines");
+    assert!(lines.iter().any(|line| line.starts_with(failed)), "{lines:#?}");
+}
+
+#[test]
 fn a_scope_is_observed_like_a_manager_whatever_its_meta_borrows() {
     hear_log();
     let words = [String::from("tea"), String::from("coffee")];

@@ -318,13 +318,40 @@ fn what_is_attached_is_dropped_with_the_manager() {
     });
     manager.run("tea", |_| Ok(())).unwrap();
     drop(manager);
-    drop(gauges);
-    // A thread that has left lets go of the manager a moment after it was seen to leave.
+    until_dropped(&drops, 3);
+    gauges.refresh();
+}
+
+/// A thread that has left lets go of the manager a moment after it was seen to leave.
+fn until_dropped(drops: &Drops, expected: usize) {
     for _ in 0..20_000 {
-        if drops.count() == 3 {
+        if drops.count() == expected {
             break;
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    assert_eq!(drops.count(), 3);
+    assert_eq!(drops.count(), expected);
+}
+
+#[test]
+fn a_manager_that_nobody_holds_any_more_is_not_kept_for_being_measured() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let drops = Drops::default();
+    let manager = Manager::builder().name("mail").keep_alive(Duration::ZERO).build().unwrap();
+    let kept = Arc::new(drops.counted());
+    let gauges = with_local_recorder(&recorder, || {
+        observe::metrics_with(&manager, move |_: &&str| {
+            let _ = &kept;
+            "task"
+        })
+    });
+    manager.run("tea", |_| Ok(())).unwrap();
+    manager.wait();
+    // It stays open: there is no end at which it would drop its hooks.
+    manager.detach();
+    until_dropped(&drops, 1);
+    gauges.refresh();
+    for gauge in ["tasks_live", "tasks_running", "tasks_queued", "threads"] {
+        assert_eq!(value(&recorder.handle(), gauge, ""), 0.0, "{gauge}");
+    }
 }

@@ -169,6 +169,65 @@ fn a_stall_is_told_within_the_span_too_and_names_the_thread_that_hangs() {
 }
 
 #[test]
+fn a_function_turns_meta_into_the_fields_of_a_span_around_all_that_is_said_of_its_task() {
+    hear_tracing();
+    struct Order {
+        id: u32,
+        item: &'static str,
+    }
+    let (manager, clock) = (Manager::builder().name("fields").max_threads(1), ManualClock::new());
+    let manager = manager.clock(&clock).build().unwrap();
+    observe::tracing_spans(&manager, |order: &Order| {
+        info_span!("receipt", order = order.id, item = order.item)
+    });
+    let (reports, told) = std::sync::mpsc::channel();
+    manager.on_task_stalled(move |_, _, _| reports.send(()).unwrap());
+    let (gate, holds) = gated();
+    let task = move |cx: &Context| {
+        tracing::info!(manager = "fields", "in the task");
+        holds(cx)
+    };
+    let order = Order { id: 17, item: "tea" };
+    let task = Task::once(order, task).stalled_after(Duration::from_secs(30));
+    info_span!("request").in_scope(|| manager.run_task(task).map_err(drop).unwrap());
+    gate.started();
+    clock.advance(Duration::from_secs(40));
+    told.recv_timeout(HANG).unwrap();
+    gate.open();
+    manager.shutdown(Grace::drain(HANG)).map_err(drop).unwrap();
+    let late = manager.run(Order { id: 18, item: "mint" }, |_| Ok(()));
+    assert!(late.is_err());
+
+    let events = events_of("fields");
+    let of = |message: &str| of_message(&events, message)[0];
+    let fields = |event: &Event| ["order", "item"].map(|field| event.span_fields.get(field).cloned());
+    for message in ["task started", "in the task", "task stalled", "task recovered", "task succeeded"] {
+        let event = of(message);
+        assert_eq!(event.spans, ["request", "receipt"], "{event:?}");
+        assert_eq!(fields(event), [Some("17".into()), Some("tea".into())], "{event:?}");
+    }
+    // There is one span to a task.
+    assert_eq!((of("task added").spans.as_slice(), of("task added").get("id")), (&["request"][..], "1"));
+    assert_eq!(fields(of("task rejected")), [Some("18".into()), Some("mint".into())]);
+    assert!(events.iter().all(|event| !event.fields.contains_key("meta")));
+}
+
+#[test]
+fn no_task_fails_because_its_span_or_its_meta_cannot_be_made_out() {
+    let (manager, _clock) = observed("unwritable");
+    observe::tracing_with(&manager, |_, _| panic!("no ink"));
+    observe::tracing_spans(&manager, |_| panic!("no wire"));
+    info_span!("request").in_scope(|| manager.run("receipt", |_| Ok(())).unwrap());
+    manager.wait();
+    let events = events_of("unwritable");
+    let succeeded = of_message(&events, "task succeeded");
+    let metas: Vec<_> = succeeded.iter().map(|event| event.get("meta")).collect();
+    assert_eq!(metas, [r#""receipt""#, "<panicked being written: no ink>", ""]);
+    assert!(events.iter().all(|event| event.spans.last() == Some(&"request")), "{events:#?}");
+    assert_eq!((manager.stats().failed, manager.stats().hook_panics), (0, 0));
+}
+
+#[test]
 fn a_rejection_is_told_in_the_span_of_who_hears_of_it_also_once_the_manager_is_over() {
     let (manager, _clock) = observed("rejects");
     manager.run("in time", |_| Ok(())).unwrap();
