@@ -347,7 +347,7 @@ fn nothing_moves_for_those_who_asked_for_that() {
 
 /// Some orders of a day, for the README.
 #[test]
-#[ignore = "writes a picture: scripts/screenshot.sh"]
+#[ignore = "writes a picture: scripts/gallery.sh"]
 fn screenshot() {
     let Some(file) = std::env::var_os("SCREENSHOT") else { return };
     let files = Files::new();
