@@ -45,6 +45,10 @@ const REMEMBERED: usize = 100_000;
 /// How often the histograms are brought up to date, so that they do not grow while nobody scrapes.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
+/// The upper bounds of the histograms' buckets, in seconds: from a receipt that meets no queue to one that a drain
+/// does not wait for.
+const BUCKETS: [f64; 10] = [0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 25.0];
+
 /// Takes orders over HTTP, and issues their receipts in the background
 #[derive(Debug, Parser)]
 struct Args {
@@ -339,7 +343,8 @@ fn requests(name: &str) -> Result<Manager<Incoming>, BuildError> {
 
 /// What counts and measures from here on.
 fn metrics() -> Result<PrometheusHandle, StartError> {
-    let metrics = PrometheusBuilder::new().install_recorder().map_err(StartError::Metrics)?;
+    let builder = PrometheusBuilder::new().set_buckets(&BUCKETS).map_err(StartError::Metrics)?;
+    let metrics = builder.install_recorder().map_err(StartError::Metrics)?;
     let upkeep: Manager<&str> =
         Manager::builder().name("upkeep").max_threads(1).build().map_err(StartError::Manager)?;
     let kept = metrics.clone();

@@ -107,6 +107,8 @@ fn metrics_count_what_happens_in_the_format_of_prometheus() {
         thread::sleep(Duration::from_millis(5));
     }
     assert_eq!(metric(&server, "tasks_added_total", ""), Some(2.0));
+    // As buckets, which add up over several servers.
+    assert_eq!(metric(&server, "task_run_seconds_bucket", r#",le="+Inf""#), Some(1.0));
     assert_eq!(metric(&server, "tasks_failed_total", r#",cause="panicked""#), Some(0.0));
     for (gauge, value) in [("tasks_live", 1.0), ("tasks_running", 1.0), ("tasks_queued", 0.0)] {
         assert_eq!(metric(&server, gauge, ""), Some(value), "{gauge}");
