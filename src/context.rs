@@ -269,14 +269,15 @@ impl Context {
         self.control.as_ref().map_or(0, |control| control.attempt())
     }
 
-    /// The task that this context belongs to.
+    /// The task that this context belongs to, if a manager has accepted it.
     ///
     /// ```
     /// assert_eq!(inflight::Context::background().task_id(), None);
     /// ```
     #[must_use]
     pub fn task_id(&self) -> Option<TaskId> {
-        self.control.as_ref().map(|control| control.id())
+        // Ids begin with 1: where no manager has accepted the task, it has none.
+        self.control.as_ref().map(|control| control.id()).filter(|id| *id != TaskId(0))
     }
 
     /// The name of the thread that runs this attempt, if it has one; in hooks about a stall, of the one that

@@ -381,9 +381,12 @@ where
         for row in std::iter::once(&COLUMNS.map(str::to_owned)).chain(&rows) {
             f.write_str("\n ")?;
             for ((column, cell), width) in row.iter().enumerate().zip(widths) {
-                // The last column needs no padding behind it.
-                let width = if column + 1 == COLUMNS.len() { 0 } else { width };
-                write!(f, " {cell:width$} ")?;
+                // Behind the last column nothing stands, no space either.
+                if column + 1 == COLUMNS.len() {
+                    write!(f, " {cell}")?;
+                } else {
+                    write!(f, " {cell:width$} ")?;
+                }
             }
         }
         Ok(())

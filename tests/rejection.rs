@@ -184,13 +184,13 @@ fn run_here_is_one_attempt_on_this_thread_without_hooks_or_count() {
     let here = std::thread::current().id();
     let (says, said) = mpsc::channel();
     let task = Task::looping("loop", move |cx| {
-        says.send((std::thread::current().id(), cx.attempt(), cx.is_cancelled()))?;
+        says.send((std::thread::current().id(), cx.attempt(), cx.task_id()))?;
         Err("no paper".into())
     });
     let task = task.delay(HANG * 100).retry(Retry::unlimited());
     let error = manager.run_task(task).unwrap_err().run_here().unwrap_err();
     assert!(matches!(&error, TaskError::Failed(_)) && error.to_string() == "no paper");
-    assert_eq!(said.try_iter().collect::<Vec<_>>(), [(here, 1, false)]);
+    assert_eq!(said.try_iter().collect::<Vec<_>>(), [(here, 1, None)]);
     let stats = manager.stats();
     assert_eq!((stats.added, stats.failed, stats.hook_panics, manager.len()), (0, 0, 0, 0));
 }

@@ -200,7 +200,7 @@ fn an_unfinished_error_is_a_table_with_one_task_a_line_whatever_meta_contains() 
         assert_eq!(lines[0], "2 tasks unfinished");
         assert!(lines[1].contains("age") && lines[1].contains("progress"));
         assert!(lines[2].contains("two\\nlines") && lines[2].contains("tab-1"), "{table}");
-        assert!(lines[2].ends_with("half\\nway ") && lines[3].contains("queued"), "{table}");
+        assert!(lines[2].ends_with("half\\nway") && lines[3].contains("queued"), "{table}");
         assert!(!table.contains(['\r', '\u{2028}', '\u{202E}', '\x1b']));
     }
     let boxed: Box<dyn std::error::Error> = Box::new(unfinished);
