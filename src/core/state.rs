@@ -3,18 +3,32 @@
 //! callback in here. A transition takes the time as an argument and leaves in [`Effects`] what is to be done
 //! about it; the shell (see [`Core`](super::Core)) does that once it has let go of the lock.
 //!
-//! # Where a task is
+//! # Where a task is, and who may move it
 //!
 //! Every live task is in exactly one place:
 //!
-//! | place | it waits for | who may take it |
+//! | place | it waits for | who may take it, and where to |
 //! |---|---|---|
-//! | a [`Hand`] | nothing: a thread has it | that thread alone |
-//! | `queue` | a thread | any worker; a joiner or a canceller, by its place |
-//! | `timers` | its time | the supervisor, into the queue; `close` and `cancel` likewise |
-//! | `doomed` | the shutdown that gave it up | that shutdown |
+//! | a [`Hand`] | nothing: a thread has it | that thread alone: to the queue, to the timers, to its end |
+//! | `queue` | a thread | any worker; a joiner or a canceller, by its place; into a hand |
+//! | `timers` | its time | the supervisor, `close` and `cancel`: into the queue |
+//! | `doomed` | its end | the shutdown that gave it up, which had it from queue and timers: into a hand |
 //!
 //! Taking a task out of its place, under the lock, is the sole right to run it or to end it; so it ends once.
+//! What a place holds is moved by transitions alone, so it is not lost between two.
+//!
+//! # What a thread does, and who says so
+//!
+//! | seat | who moves it on |
+//! |---|---|
+//! | starting | its starter: granted, it is fresh; refused, it is gone |
+//! | fresh, lingering, told | itself, to awake: it looks at the queue next |
+//! | awake | itself: takes a task, lingers, goes idle, sets out to leave |
+//! | idle | whoever has work for it or sends it home, by a token: told; itself, when its time is up |
+//! | leaving | itself: gone. Nobody relies on it any more |
+//!
+//! The manager itself only goes forward: open, `closed`, `cancelled`, `abandoned`. Over, it is once it is
+//! closed and empty or abandoned; who makes it so sends every thread home, and wakes all who wait.
 //!
 //! # What ties the numbers
 //!
@@ -26,10 +40,41 @@
 //!
 //! # Why no wake-up is lost
 //!
-//! A worker is told to look at the queue by a token in its [`Seat`], set under the lock; the notification that
-//! follows only hurries it. A worker goes idle, or leaves, under the lock and with the queue empty. So a task
-//! that enters the queue finds a worker that is awake (and will look again), or one to tell, or starts one,
-//! or is left to those awake with the supervisor's tick armed in the same critical section.
+//! *Nobody sleeps past what it waits for.* Whoever waits holds the lock, asks for its condition, and asks
+//! again after each return; letting go of the lock and sleeping are one step. So the condition comes true
+//! before it looks, or while it sleeps. The transition that makes it true says so in its [`Effects`], and the
+//! shell notifies once it has let go of the lock, before it runs code of the user's:
+//!
+//! | who waits | for what | which transitions tell it |
+//! |---|---|---|
+//! | an idle worker | its token | `give_token` |
+//! | a thread that starts | the record of its start | `granted`, `supervisor_lives`, `notifier_lives` |
+//! | `wait`, `shutdown`, drop | tasks or threads to be gone, survivors to be named | `end`, `close`, `leave`, `…_leaves`, `…refused`, `end_shutdown` |
+//! | a submitter without a place | a place offered, or closed | `room`, one for each; `close`, all |
+//! | a submitter without a thread | what comes of starts | `granted`, `refused`, `leave`, the supervisor's three |
+//! | the supervisor | the first of its times, or to be done | whatever makes an earlier one, and the last of what it watches |
+//!
+//! Where one is notified and not all, there is one to notify (a bell is its worker's own, as is the
+//! supervisor's), or any of them will do: a place that is offered stays so until somebody claims it, and who
+//! goes away with one passes it on.
+//!
+//! *No task stays in the queue while a thread could take it.* A token is a [`Seat`], set under the lock: the
+//! notification only hurries it, and who is told to work cannot be mistaken for who is sent home. A worker
+//! goes idle, or sets out to leave, under the lock, with the queue empty or with as many on their way to it
+//! as it has tasks. So a task that enters finds workers awake, which look again when they are done; and
+//! besides one to tell, or a thread to start; or it is left to those awake, with the supervisor's tick armed
+//! in the same step. Whoever was on its way and does not come (a start that is refused, a supervisor
+//! likewise, a worker that has left its place under the cap) looks at the queue in its stead. And there is a
+//! thread: no task is accepted before one is granted, and the last stays while any is live.
+//!
+//! # Why the lock order is trivial
+//!
+//! This state's lock is the first: who takes it holds no other of ours. Under it come, one at a time, the
+//! locks of an attempt (its sleepers, its pulse) and of a job. Two of these are held over one more that
+//! nothing is held over, the sleepers' over a sleeper's own and a job's over its answer's. All others (hooks,
+//! the notifier's bell) stand alone. So nobody waits in a circle; and since none of them is held while code
+//! of the user's runs, which [`unwind::catch`](super::unwind::catch) asserts in debug builds, no lock of the
+//! user's can close one.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
