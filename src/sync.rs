@@ -60,21 +60,25 @@ impl Drop for Held {
     }
 }
 
-/// A mutex that no panic poisons.
-pub(crate) struct Mutex<T>(system::Mutex<T>);
+/// A mutex that no panic poisons. `FIRST`: who takes it holds no other; debug builds assert it.
+pub(crate) struct Mutex<T, const FIRST: bool = false>(system::Mutex<T>);
 
 pub(crate) struct Guard<'a, T> {
     guard: system::MutexGuard<'a, T>,
     _held: Held,
 }
 
-impl<T> Mutex<T> {
+impl<T, const FIRST: bool> Mutex<T, FIRST> {
     pub(crate) const fn new(value: T) -> Self {
         Mutex(system::Mutex::new(value))
     }
 
     #[inline]
     pub(crate) fn lock(&self) -> Guard<'_, T> {
+        debug_assert!(
+            !FIRST || HELD.with(Cell::get) == 0,
+            "a lock that is to be taken first is taken second"
+        );
         Guard { guard: self.0.lock(), _held: Held::new() }
     }
 
@@ -164,5 +168,35 @@ impl Condvar {
     #[inline]
     pub(crate) fn notify_all(&self) {
         self.0.notify_all();
+    }
+}
+
+#[cfg(all(test, debug_assertions, not(inflight_model)))]
+mod tests {
+    use super::Mutex;
+    use crate::core::unwind;
+
+    #[test]
+    #[should_panic = "a lock of inflight's is held while the user's code runs"]
+    fn a_call_out_under_a_lock_is_noticed() {
+        let lock: Mutex<()> = Mutex::new(());
+        let _guard = lock.lock();
+        let _ = unwind::catch(|| ());
+    }
+
+    #[test]
+    fn a_call_out_without_one_is_welcome() {
+        let lock: Mutex<u32> = Mutex::new(17);
+        let value = *lock.lock();
+        assert_eq!(unwind::catch(|| value).ok(), Some(17));
+    }
+
+    #[test]
+    #[should_panic = "a lock that is to be taken first is taken second"]
+    fn a_lock_that_is_out_of_order_is_noticed() {
+        let (first, other) = (Mutex::<(), true>::new(()), Mutex::<()>::new(()));
+        drop(first.lock());
+        let _guard = other.lock();
+        drop(first.lock());
     }
 }

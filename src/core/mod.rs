@@ -2,8 +2,8 @@
 //!
 //! A task's way: [`Core::submit`] → [`State`]'s queue (or timers) → [`worker`] → [`lifecycle`] → hooks → count.
 //!
-//! Lock order is trivial: the state's lock is taken first, if at all; a lock of a context, of a handle or of the
-//! notifier's bell is a leaf. No lock is held while the user's code runs ([`unwind::catch`] asserts it).
+//! Lock order is trivial: the state's lock is taken first, if at all; [`state`] says what may come under it. No
+//! lock is held while the user's code runs. Debug builds assert both ([`Mutex`], [`unwind::catch`]).
 
 pub(crate) mod callout;
 pub(crate) mod lifecycle;
@@ -81,7 +81,7 @@ const LOOK_AROUND: u64 = 64;
 
 pub(crate) struct Core<'a, Meta> {
     /// Alone on its cache lines: everybody writes here.
-    state: CachePadded<Mutex<State<'a, Meta>>>,
+    state: CachePadded<Mutex<State<'a, Meta>, true>>,
     pub(crate) root: Arc<Root>,
     pub(crate) shelf: Shelf<'a, Meta>,
     config: Config,

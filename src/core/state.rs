@@ -69,12 +69,12 @@
 //!
 //! # Why the lock order is trivial
 //!
-//! This state's lock is the first: who takes it holds no other of ours. Under it come, one at a time, the
-//! locks of an attempt (its sleepers, its pulse) and of a job. Two of these are held over one more that
-//! nothing is held over, the sleepers' over a sleeper's own and a job's over its answer's. All others (hooks,
-//! the notifier's bell) stand alone. So nobody waits in a circle; and since none of them is held while code
-//! of the user's runs, which [`unwind::catch`](super::unwind::catch) asserts in debug builds, no lock of the
-//! user's can close one.
+//! This state's lock is the first: who takes it holds no other of ours (asserted). Under it come, one at a
+//! time, the locks of an attempt (its sleepers, its pulse) and of a job. Two of these are held over one more
+//! that nothing is held over, the sleepers' over a sleeper's own and a job's over its answer's. All others
+//! (hooks, the notifier's bell) stand alone. So nobody waits in a circle; and since none of them is held
+//! while code of the user's runs, which [`unwind::catch`](super::unwind::catch) asserts in debug builds, no
+//! lock of the user's can close one.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
