@@ -420,6 +420,49 @@ fn a_task_that_joins_itself_is_told_so() {
     assert_eq!((outcome.failed, outcome.succeeded), (1, 0));
 }
 
+/// Joins, when it is dropped, the task that it was captured by.
+struct Joins(mpsc::Receiver<Handle<()>>, mpsc::Sender<&'static str>);
+
+impl Drop for Joins {
+    fn drop(&mut self) {
+        let handle = self.0.recv().unwrap();
+        let answer = match catch_unwind(AssertUnwindSafe(|| handle.join())) {
+            Err(_) => "told so",
+            Ok(Err(TaskError::Abandoned)) => "let go",
+            Ok(_) => "answered",
+        };
+        self.1.send(answer).unwrap();
+    }
+}
+
+#[test]
+fn a_capture_that_joins_its_own_task_is_told_so() {
+    for (panics, cancels, expected) in
+        [(false, false, "told so"), (true, false, "let go"), (false, true, "told so")]
+    {
+        let answer = within(move || {
+            let manager = Manager::builder().max_threads(1).build().unwrap();
+            let (open, gate) = mpsc::channel::<()>();
+            manager.run((), move |_| Ok(gate.recv()?)).unwrap();
+            let ((gives, given), (says, said)) = (mpsc::channel(), mpsc::channel());
+            let capture = Joins(given, says);
+            let task = move |_: &inflight::Context| {
+                let _capture = &capture;
+                assert!(!panics, "on purpose");
+                Ok(())
+            };
+            gives.send(manager.spawn((), task).unwrap()).unwrap();
+            if cancels {
+                // Then it never runs.
+                manager.cancel();
+            }
+            open.send(()).unwrap();
+            said.recv().unwrap()
+        });
+        assert_eq!(answer, expected, "it panics: {panics}, it is cancelled: {cancels}");
+    }
+}
+
 #[test]
 fn the_last_handle_is_dropped_inside_of_its_task_or_its_hook() {
     for in_hook in [false, true] {
