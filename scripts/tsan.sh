@@ -20,9 +20,9 @@ export PROPTEST_CASES=${PROPTEST_CASES:-16} RUST_BACKTRACE=0
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-# Skipped is what measures memory, thousands of threads, or how soon: the sanitizer has its own; and what is sent signals,
-# whose handlers it puts off until the thread that got one next calls what it intercepts, which a thread that sleeps does
-# not. The harness's capture of output is one more lock of std's.
+# Skipped is what measures memory, thousands of threads, or how soon: the sanitizer has its own. And whatever is sent a
+# signal: it runs a handler only once that thread calls something that it intercepts, which std's sleeping threads do not.
+# The harness's capture of output is one more lock of std's.
 skip=()
 for name in signal memory resident footprint bytes ten_thousand_blocked a_cap_of_a_million several_managers flood the_system_refuses; do
     skip+=(--skip "$name")
