@@ -217,8 +217,11 @@ impl Context {
     /// });
     /// ```
     pub fn sleep(&self, duration: Duration) -> Result<(), Cancelled> {
+        self.sleep_until(self.clock().now().after(duration))
+    }
+
+    pub(crate) fn sleep_until(&self, until: Moment) -> Result<(), Cancelled> {
         let clock = self.clock();
-        let until = clock.now().after(duration);
         let sleeper = Arc::new(Sleeper::default());
         let _registered: Vec<_> = self.lines().map(|line| line.register(&sleeper)).collect();
         loop {

@@ -457,9 +457,8 @@ impl<'a, Meta> Desk<'a, Meta> {
 
     /// Sleeps with a task in hand, until a cancel at the latest.
     pub(crate) fn sleep_until(&self, until: Moment) {
-        let pause = if until == Moment::NEVER { Duration::MAX } else { until.since(self.core.now()) };
         // What follows asks the state whether it was cancelled.
-        let _ = self.cx.sleep(pause);
+        let _ = self.cx.sleep_until(until);
     }
 
     pub(crate) fn hooks(&mut self) -> Arc<Hooks<'a, Meta>> {

@@ -593,3 +593,25 @@ fn a_retry_that_is_due_and_a_close() {
         drop(ticking);
     });
 }
+
+/// Planted: the pause is reckoned from one look at the clock, and slept from the next: a clock that moves in between is
+/// waited for in vain.
+#[test]
+fn an_inline_delay_and_a_clock_that_moves() {
+    check(|| {
+        let (manager, clock) = Setup { policy: Policy::Inline, ..Setup::default() }.build();
+        let seen = Seen::by(&manager);
+        let submitter = {
+            let (manager, seen) = (manager.uncounted(), seen.clone());
+            let task = Task::once(1, seen.task()).delay(Duration::from_secs(1));
+            thread::spawn(move || _ = manager.run_task(task).unwrap())
+        };
+        while manager.is_empty() {
+            thread::yield_now();
+        }
+        // Once.
+        clock.advance(Duration::from_secs(1));
+        submitter.join().unwrap();
+        seen.expect(1, 1, 0);
+    });
+}
