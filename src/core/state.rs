@@ -906,10 +906,12 @@ impl<'a, Meta> State<'a, Meta> {
         let recent = |moment, span| moment != Moment::START && now.since(moment) <= span;
         let idle = u32::try_from(self.idle.len()).unwrap_or(u32::MAX);
         let at_work = self.threads - idle - self.told - self.fresh - self.lingering - self.leaving;
+        let awake = at_work + self.lingering;
         // A submitter that is a worker looks at nothing while it submits.
-        let others = at_work.saturating_sub(u32::from(by_worker)) + self.lingering;
+        let others = awake.saturating_sub(u32::from(by_worker));
         let on_their_way = self.starting + self.fresh + self.told;
-        (others > 0 && (recent(self.last_take, RECENT) || self.is_busy(others)))
+        (others > 0 && recent(self.last_take, RECENT))
+            || (awake > 0 && self.is_busy(awake))
             || (on_their_way >= ENOUGH_CALLED && recent(self.last_call, CALL))
     }
 
