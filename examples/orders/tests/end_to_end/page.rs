@@ -107,7 +107,7 @@ fn what_a_client_wrote_stays_text() {
     let isolated = "return [...document.querySelectorAll('.meta > *')]
         .every((meta) => getComputedStyle(meta).unicodeBidi === 'isolate')";
     assert_eq!(browser.run(isolated), true);
-    for width in [1_200, 360] {
+    for width in [1_200, 360, 320] {
         browser.resize(width, 800);
         let wide = browser.run("return document.documentElement.scrollWidth").as_u64().unwrap();
         assert!(wide <= width.into(), "{wide} pixels wide in a window of {width}");
@@ -176,6 +176,57 @@ fn cancelling_is_shown_and_then_that_the_process_is_gone() {
 
 #[test]
 #[ignore = "needs chromium and chromedriver: scripts/install-test-tools.sh, then cargo test -p orders -- --ignored"]
+fn a_server_that_was_started_anew_is_shown_in_place_of_the_old_one() {
+    let files = Files::new();
+    let server = Server::start(&files, &PATIENT);
+    let port = server.admin.port().to_string();
+    server.order(&order("old tea", Some("slow")));
+    let browser = Browser::open(&server.admin_url("/"));
+    browser.until("document.querySelectorAll('tbody tr').length === 1");
+    assert_eq!(rows(&browser)[0][1], "order 1 (2 x old tea)");
+    drop(server);
+    browser.until("!document.querySelector('#lost').hidden");
+
+    // Its tasks have the ids that those of the old one had.
+    let server = Server::start(&Files::new(), &["--drain-ms", "600000", "--admin-port", &port]);
+    server.order(&order("new tea", Some("slow")));
+    browser.until("document.querySelector('#lost').hidden && last.tasks.length === 1");
+    let pid = browser.run("return last.pid");
+    browser.until("document.querySelector('tbody .meta').textContent.includes('new tea')");
+    assert!(browser.text("#state").contains(&format!("process {pid}, ")), "{}", browser.text("#state"));
+    assert_eq!(rows(&browser).len(), 1);
+}
+
+/// By answers made up: these receipts are not retried, and how fast they come is not ours to say.
+#[test]
+#[ignore = "needs chromium and chromedriver: scripts/install-test-tools.sh, then cargo test -p orders -- --ignored"]
+fn attempts_and_rates_are_what_the_answers_say() {
+    let files = Files::new();
+    let server = Server::start(&files, &PATIENT);
+    let browser = Browser::open(&server.admin_url("/"));
+    browser.until("last !== null");
+    browser.run("document.querySelector('#pause').click()");
+    let shown = "
+        const task = { id: '7', meta: 'tea', phase: 'delayed', age_ms: 1000, running_ms: 0, thread: null };
+        const answer = (uptime_ms, succeeded) => show({ ...last, pid: 1, uptime_ms,
+            counts: { ...last.counts, succeeded, accepted: succeeded + 2 },
+            tasks: [{ ...task, attempt: 3, progress: null }, { ...task, id: '8', attempt: 2, progress: 'page 1' }] });
+        answer(1000, 0);
+        answer(11000, ADDED);
+        return [...document.querySelectorAll('td.note-of, #rate, #trend-more')].map((node) => node.textContent)";
+    let shown = |added: &str| browser.run(&shown.replace("ADDED", added));
+    assert_eq!(
+        shown("0"),
+        json!(["0", "up to 0 a second, in the last 10 s", "attempt 3", "attempt 2: page 1"])
+    );
+    assert_eq!(
+        shown("4"),
+        json!(["0.4", "up to 0.4 a second, in the last 10 s", "attempt 3", "attempt 2: page 1"])
+    );
+}
+
+#[test]
+#[ignore = "needs chromium and chromedriver: scripts/install-test-tools.sh, then cargo test -p orders -- --ignored"]
 fn two_thousand_live_tasks_do_not_freeze_it() {
     let files = Files::new();
     let server = Server::start(&files, &PATIENT);
@@ -195,6 +246,8 @@ fn two_thousand_live_tasks_do_not_freeze_it() {
     browser.run("document.querySelector('#more').focus()");
     browser.press(ENTER);
     browser.until("document.querySelectorAll('tbody tr').length === 2000");
+    let focused = browser.run("return document.activeElement.cells[1].textContent");
+    assert_eq!(focused, "order 201 (2 x slow tea)", "the first that the button brought");
     // Three answers later it has drawn them all again, thrice.
     let at = browser.run("return last.uptime_ms").as_u64().unwrap();
     browser.until(&format!("last.uptime_ms > {at} + 3000"));
@@ -202,6 +255,7 @@ fn two_thousand_live_tasks_do_not_freeze_it() {
     browser.press("order 1999 ");
     browser.until("document.querySelectorAll('tbody tr').length === 1");
     assert_eq!(rows(&browser)[0][1], "order 1999 (2 x slow tea)");
+    assert_eq!(browser.text("#says"), "1 task found.");
 
     let gap = browser.run("return window.gap").as_f64().unwrap();
     eprintln!("the longest time without a frame: {gap:.0} ms");
@@ -240,6 +294,7 @@ fn it_is_used_by_keyboard_and_pauses() {
     browser.press("coffee");
     browser.until("document.querySelectorAll('tbody tr').length === 0");
     assert_eq!(browser.text("#none"), "No task has this text.");
+    assert_eq!(browser.text("#says"), "No task has this text.", "nor is it left to be seen");
 }
 
 /// What a screen reader is told, also where the rows are no table boxes.
@@ -329,6 +384,9 @@ fn all_text_has_contrast_in_light_and_in_dark() {
         }
     }
     assert_ne!(grounds[0], grounds[1], "the colour scheme makes no difference");
+    let dashes = "return ['.done', '.failed']
+        .map((line) => getComputedStyle(document.querySelector(`#trend ${line}`)).strokeDasharray !== 'none')";
+    assert_eq!(browser.run(dashes), json!([false, true]), "two lines that only a colour tells apart");
 }
 
 #[test]
