@@ -70,9 +70,10 @@ hash() {
     echo 'It was a dark and stormy night' >novel.txt
     truncate -s 64G disk.img
     echo '$ hash --jobs 1 --drain-ms 500 novel.txt disk.img list.txt        # and Ctrl-C while it is at disk.img'
-    # Not by a shell's `&`, which starts what ignores Ctrl-C.
+    # Not by a shell's `&`, which starts what ignores Ctrl-C; and in the foreground, or the signal comes twice, which ends
+    # it at once.
     code=0
-    timeout --preserve-status --signal INT 2 "$bin/hash" --jobs 1 --drain-ms 500 novel.txt disk.img list.txt 2>&1 ||
+    timeout --foreground --preserve-status --signal INT 2 "$bin/hash" --jobs 1 --drain-ms 500 novel.txt disk.img list.txt 2>&1 ||
         code=$?
     printf '$ echo $?\n%s\n' "$code"
 }

@@ -416,7 +416,9 @@ fn screenshot() {
     server.order(&order("Genmaicha", Some("slow")));
     let teas =
         ["Darjeeling, first flush", "Earl Grey", "שיח מרווה", "Sencha", "mint & <b>lemon</b>", "Rooibos"];
-    for round in 0..60 {
+    let mut round = 0;
+    // Half a minute's, and then until the page shows a moment with something to see.
+    while round < 60 || row_count(&browser) <= 5 {
         for tea in &teas[..1 + round % 7 % 6] {
             server.order(&json!({ "item": tea, "quantity": 1 + round % 4 }).to_string());
         }
@@ -424,7 +426,10 @@ fn screenshot() {
             server.order(&order("Lapsang Souchong", Some("fail")));
         }
         thread::sleep(Duration::from_millis(500));
+        round += 1;
     }
-    browser.until("document.querySelectorAll('tbody tr').length > 5");
+    // All of it, down to the failures.
+    let height = browser.run("return document.documentElement.scrollHeight").as_u64().unwrap();
+    browser.resize(960, height.try_into().unwrap());
     fs::write(file, browser.picture()).unwrap();
 }
