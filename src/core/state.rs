@@ -110,6 +110,10 @@ const BUSY: u64 = 8;
 /// core that idles would not help them.
 const LOCK_BOUND: u64 = 256;
 
+/// Ticks in a row that make workers busy ones, which are given one tick more when they falter. With fewer, one
+/// that is blocked in every other tick would be taken for one that loses its core.
+const STEADY: u32 = 2;
+
 /// Ticks without a backlog after which the supervisor stops ticking.
 const CALM: u32 = 4;
 
@@ -413,6 +417,8 @@ pub(crate) struct State<'a, Meta> {
     takers: u64,
     /// How many tasks each of them had taken before that tick, and since the one before it.
     pace: u64,
+    /// Ticks in a row, up to the last, in which they were busy.
+    steady: u32,
     /// Counts ticks, so that workers can be told apart that took something in this one.
     beat: u64,
     /// When the next tick is due; `NEVER` while nothing was left to the workers that are awake.
@@ -493,6 +499,7 @@ impl<'a, Meta> State<'a, Meta> {
             back: 0,
             takers: 0,
             pace: 0,
+            steady: 0,
             beat: 0,
             tick_at: Moment::NEVER,
             last_call: Moment::START,
@@ -959,7 +966,7 @@ impl<'a, Meta> State<'a, Meta> {
         }
         if self.tick_at == Moment::NEVER {
             self.tick_at = now.after(TICK);
-            self.pace = 0;
+            (self.pace, self.steady) = (0, 0);
             self.begin_beat();
             fx.supervisor = true;
         }
@@ -978,7 +985,8 @@ impl<'a, Meta> State<'a, Meta> {
         let stuck = usize::try_from(stuck).unwrap_or(usize::MAX).min(self.queue.len());
         let each = (self.queue.front() - self.front) / self.takers.max(1);
         // Workers that were busy and take nothing have lost their cores, or are blocked: the next tick tells.
-        let faltered = each < BUSY && self.pace >= BUSY;
+        let faltered = each < BUSY && self.steady >= STEADY;
+        self.steady = if each < BUSY { 0 } else { self.steady.saturating_add(1) };
         self.pace = each;
         let awake = self.threads_and_starts() - self.idle.len();
         let more = if stuck == 0 || faltered {
