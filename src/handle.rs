@@ -8,8 +8,8 @@ use crate::clock::{Clock, Moment};
 use crate::context::Context;
 use crate::core::Core;
 use crate::error::{BoxError, TaskError};
-use crate::sync::{Arc, AtomicU64, Condvar, Mutex, Ordering, thread};
-use crate::task::{Job, TaskId};
+use crate::sync::{Arc, Condvar, Mutex, thread};
+use crate::task::{Job, Place, TaskId};
 
 /// A task whose value somebody wants: what [`spawn`](crate::Manager::spawn) returns.
 ///
@@ -99,7 +99,7 @@ impl<'a, T> Handle<'a, T> {
                 return Err(TaskError::Abandoned);
             }
             if !self.is_finished() {
-                Arc::clone(&self.owner).help_with(self.shared.place(), self.id);
+                Arc::clone(&self.owner).help_with(&self.shared.place, self.id);
             }
         }
         self.shared.wait_until(self.owner.clock(), Moment::NEVER).unwrap_or(Err(TaskError::Abandoned))
@@ -142,7 +142,7 @@ impl<'a, T> Handle<'a, T> {
     /// ```
     pub fn cancel(&self) {
         if !self.is_finished() {
-            Arc::clone(&self.owner).cancel_task(self.shared.place(), self.id);
+            Arc::clone(&self.owner).cancel_task(&self.shared.place, self.id);
         }
     }
 }
@@ -169,8 +169,8 @@ pub(crate) trait Owner: Send + Sync {
     fn clock(&self) -> &Clock;
     fn is_inside(&self) -> bool;
     fn is_inside_task(&self, id: TaskId) -> bool;
-    fn help_with(self: Arc<Self>, place: u64, id: TaskId);
-    fn cancel_task(self: Arc<Self>, place: u64, id: TaskId);
+    fn help_with(self: Arc<Self>, place: &Place, id: TaskId);
+    fn cancel_task(self: Arc<Self>, place: &Place, id: TaskId);
 }
 
 impl<Meta: Send + Sync> Owner for Core<'_, Meta> {
@@ -186,11 +186,11 @@ impl<Meta: Send + Sync> Owner for Core<'_, Meta> {
         Core::is_inside_task(self, id)
     }
 
-    fn help_with(self: Arc<Self>, place: u64, id: TaskId) {
+    fn help_with(self: Arc<Self>, place: &Place, id: TaskId) {
         Core::help_with(&self, place, id);
     }
 
-    fn cancel_task(self: Arc<Self>, place: u64, id: TaskId) {
+    fn cancel_task(self: Arc<Self>, place: &Place, id: TaskId) {
         Core::cancel_task(&self, place, id);
     }
 }
@@ -200,7 +200,7 @@ pub(crate) struct Shared<T> {
     answer: Mutex<Answer<T>>,
     given: Condvar,
     /// Where the task stands in the queue, as long as it does.
-    place: AtomicU64,
+    place: Place,
 }
 
 struct Answer<T> {
@@ -217,12 +217,8 @@ impl<T> Shared<T> {
         Arc::new(Shared {
             answer: Mutex::new(Answer { value: None, outcome: None, wanted: true }),
             given: Condvar::default(),
-            place: AtomicU64::new(u64::MAX),
+            place: Place::nowhere(),
         })
-    }
-
-    fn place(&self) -> u64 {
-        self.place.load(Ordering::Acquire)
     }
 
     fn is_given(&self) -> bool {
@@ -308,7 +304,7 @@ where
 
     fn placed(&self, place: u64) {
         if let Some(shared) = &*self.shared.lock() {
-            shared.place.store(place, Ordering::Release);
+            shared.place.set(place);
         }
     }
 }

@@ -395,6 +395,24 @@ pub(crate) trait Job: Send + Sync {
     fn placed(&self, _place: u64) {}
 }
 
+/// Where a task stands in the queue, as long as it does. Set and asked for under the state's lock, since the
+/// queue moves what stands in it.
+pub(crate) struct Place(AtomicU64);
+
+impl Place {
+    pub(crate) fn nowhere() -> Self {
+        Place(AtomicU64::new(u64::MAX))
+    }
+
+    pub(crate) fn set(&self, place: u64) {
+        self.0.store(place, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 struct OnceJob<F>(Mutex<Option<F>>);
 
 impl<F> Job for OnceJob<F>

@@ -34,7 +34,7 @@ use crate::info::Load;
 use crate::info::{Stats, TaskInfo};
 use crate::retry::Retry;
 use crate::sync::{Arc, AtomicBool, AtomicU64, CachePadded, Condvar, Guard, Mutex, Ordering, thread};
-use crate::task::{Kind, Record, Task, TaskId};
+use crate::task::{Kind, Place, Record, Task, TaskId};
 
 /// What the builder has settled.
 pub(crate) struct Config {
@@ -463,10 +463,10 @@ impl<'a, Meta> Core<'a, Meta> {
     // -- for handles --------------------------------------------------------------------------------------
 
     /// Ends the task there and then if no thread has it in hand; cancels its context otherwise.
-    pub(crate) fn cancel_task(self: &Arc<Self>, place: u64, id: TaskId) {
+    pub(crate) fn cancel_task(self: &Arc<Self>, place: &Place, id: TaskId) {
         let mut fx = Effects::default();
         let mut state = self.state.lock();
-        if let Some(task) = state.take_out(place, id, &mut fx) {
+        if let Some(task) = state.take_out(place.get(), id, &mut fx) {
             return self.end_here(state, task, TaskError::Cancelled, fx);
         }
         let control = state.control_of(id);
@@ -477,13 +477,13 @@ impl<'a, Meta> Core<'a, Meta> {
     }
 
     /// Runs the task on this thread if no thread has it in hand.
-    pub(crate) fn help_with(self: &Arc<Self>, place: u64, id: TaskId) {
+    pub(crate) fn help_with(self: &Arc<Self>, place: &Place, id: TaskId) {
         if !callout::may_help(self.identity()) {
             return;
         }
         let mut fx = Effects::default();
         let mut state = self.state.lock();
-        if let Some(task) = state.take_out(place, id, &mut fx) {
+        if let Some(task) = state.take_out(place.get(), id, &mut fx) {
             self.run_here(state, task, fx);
         }
     }

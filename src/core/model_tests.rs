@@ -615,3 +615,29 @@ fn an_inline_delay_and_a_clock_that_moves() {
         seen.expect(1, 1, 0);
     });
 }
+
+/// Planted: a canceller looks at the task's place before it has the lock, and the queue closes its gaps in between.
+#[test]
+fn a_cancel_and_a_queue_that_closes_its_gaps() {
+    check(|| {
+        let manager = Setup { max_threads: 1, ..Setup::default() }.manager();
+        let gate = Arc::new(shuttle::sync::Mutex::new(()));
+        let shut = gate.lock().unwrap();
+        let inner = Arc::clone(&gate);
+        let running = manager.spawn(0, move |_| Ok(drop(inner.lock().unwrap()))).unwrap();
+        let front = manager.spawn(1, |_| Ok(())).unwrap();
+        let middle: Vec<_> = (2..5).map(|n| manager.spawn(n, |_| Ok(())).unwrap()).collect();
+        let last = manager.spawn(5, |_| Ok(())).unwrap();
+        // One gap more, and there are more of them than tasks.
+        middle[..2].iter().for_each(crate::Handle::cancel);
+        let canceller = thread::spawn(move || middle[2].cancel());
+        last.cancel();
+        assert!(
+            matches!(last.join(), Err(TaskError::Cancelled)),
+            "a task that stands in the queue ends at once"
+        );
+        canceller.join().unwrap();
+        drop(shut);
+        assert!(front.join().is_ok() && running.join().is_ok());
+    });
+}

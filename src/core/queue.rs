@@ -24,7 +24,7 @@ pub(crate) struct Queue<T> {
 
 /// How many places a block has: some 10 KiB. Smaller ones cost a flood up to a tenth, since submitter and worker
 /// then meet in the list of blocks more often. With fewer places in use, gaps are not worth closing.
-const BLOCK: usize = 256;
+const BLOCK: usize = if cfg!(inflight_model) { 4 } else { 256 };
 
 type Block<T> = Box<[Option<T>; BLOCK]>;
 
