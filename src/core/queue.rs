@@ -16,7 +16,7 @@ pub(crate) struct Queue<T> {
     /// The place that the next item is given.
     back: u64,
     gaps: usize,
-    /// From that of `front` to that of the last item, as far as there is one.
+    /// From that of `front` on, up to that of the last item at least. An empty queue may have none.
     blocks: VecDeque<Block<T>>,
     /// The one that was emptied last, to be filled next.
     spare: Option<Block<T>>,
@@ -163,9 +163,6 @@ impl<T> Queue<T> {
         self.spare = None;
         if self.is_empty() {
             self.blocks = VecDeque::new();
-            // So that no block is missing where the front stands.
-            let whole = self.front.next_multiple_of(BLOCK as u64);
-            (self.front, self.back) = (whole, whole);
         }
     }
 
@@ -176,8 +173,7 @@ impl<T> Queue<T> {
     /// Takes everything out, in order.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = T> + use<T> {
         let mut all = std::mem::take(self);
-        let whole = all.back.next_multiple_of(BLOCK as u64);
-        (self.front, self.back) = (whole, whole);
+        (self.front, self.back) = (all.back, all.back);
         std::iter::from_fn(move || all.pop())
     }
 }
@@ -230,6 +226,7 @@ mod tests {
         Pop,
         Remove(usize),
         Drain,
+        Shrink,
     }
 
     fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -237,7 +234,8 @@ mod tests {
             30 => Just(Op::Push),
             12 => Just(Op::Pop),
             20 => any::<usize>().prop_map(Op::Remove),
-            1 => Just(Op::Drain)
+            1 => Just(Op::Drain),
+            3 => Just(Op::Shrink)
         ];
         // So many that gaps are closed.
         prop::collection::vec(op, 1..600)
@@ -252,6 +250,7 @@ mod tests {
             // What the items know: their place, while they are in the queue.
             let places = std::cell::RefCell::new(Vec::new());
             let mut model: Vec<usize> = Vec::new();
+            let mut front = 0;
             for op in std::iter::repeat_n(Op::Push, start).chain(ops) {
                 match op {
                     Op::Push => queue.push(|place| {
@@ -279,7 +278,13 @@ mod tests {
                         let all: Vec<_> = queue.drain().collect();
                         prop_assert_eq!(all, std::mem::take(&mut model));
                     }
+                    Op::Shrink => {
+                        queue.shrink();
+                        prop_assert!(!model.is_empty() || queue.blocks.capacity() == 0);
+                    }
                 }
+                prop_assert!(queue.front() >= front, "a place that was passed is not given again");
+                front = queue.front();
                 prop_assert_eq!((queue.len(), queue.is_empty()), (model.len(), model.is_empty()));
             }
             prop_assert_eq!(queue.iter().copied().collect::<Vec<_>>(), model.clone());
