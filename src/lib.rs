@@ -185,7 +185,7 @@
 //! | 2 | 0.6 µs | 2 µs |
 //! | 8 | 2.4 µs | 7 µs |
 //! | 16 | 5 µs | 14 µs |
-//! | 64 | 20 µs | 58 µs |
+//! | 64 | 19 µs | 58 µs |
 //!
 //! Seen on two cores, the only ones this was measured on: tasks of 0.2, 0.5, 2, 5 and 10 µs took 3.4, 1.8,
 //! 1.2, 1.1 and 1.06 times as long as two bare threads take for the same work. From 2 µs on that is what a
