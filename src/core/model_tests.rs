@@ -48,6 +48,8 @@ struct Setup {
     stalled_after: Option<Duration>,
     /// How many worker threads are granted before all others are refused.
     granted: usize,
+    /// Set once the notifier is about to be started.
+    notifier: Arc<AtomicBool>,
 }
 
 impl Default for Setup {
@@ -60,6 +62,7 @@ impl Default for Setup {
             may_leave: false,
             stalled_after: None,
             granted: usize::MAX,
+            notifier: Arc::default(),
         }
     }
 }
@@ -70,8 +73,9 @@ impl Setup {
         clock.advance(Duration::from_secs(1));
         let (granted, asked) = (self.granted, AtomicUsize::new(0));
         let gate = move |name: &str| {
-            let helper = name.ends_with("supervisor") || name.ends_with("notifier");
-            if helper || asked.fetch_add(1, SeqCst) < granted {
+            let notifier = name.ends_with("notifier");
+            self.notifier.fetch_or(notifier, SeqCst);
+            if notifier || name.ends_with("supervisor") || asked.fetch_add(1, SeqCst) < granted {
                 Ok(())
             } else {
                 Err(io::ErrorKind::WouldBlock.into())
@@ -570,6 +574,25 @@ fn the_notifier_starts_and_ends() {
             .unwrap();
         drop(manager);
         assert_eq!(stalls.load(SeqCst), recoveries.load(SeqCst), "who stalled has ended");
+    });
+}
+
+/// Planted: the notifier does not wait until its start is recorded, and has left by then.
+#[test]
+fn the_notifier_starts_while_what_it_was_to_tell_ends() {
+    check(|| {
+        let setup = Setup { stalled_after: Some(Duration::from_secs(1)), ..Setup::default() };
+        let starts = Arc::clone(&setup.notifier);
+        let (manager, clock) = setup.build();
+        let slow = move |_: &crate::Context| {
+            clock.advance(Duration::from_secs(2));
+            while !starts.load(SeqCst) {
+                thread::yield_now();
+            }
+            Ok(())
+        };
+        manager.run(1, slow).unwrap();
+        drop(manager);
     });
 }
 
