@@ -283,6 +283,22 @@ fn an_error_after_the_timeout_has_been_noticed_counts_as_timed_out() {
 }
 
 #[test]
+fn a_one_off_with_options_that_is_cancelled_ends_with_that_and_says_so() {
+    let manager: Manager<()> = Manager::new();
+    let (says, said) = mpsc::channel();
+    manager.on_task_failed(move |_, (), error| says.send(error.clone()).unwrap());
+    let inner = manager.uncounted();
+    let task = move |cx: &Context| {
+        inner.cancel();
+        Ok(cx.check()?)
+    };
+    manager.run_task(Task::retrying((), task).timeout(Duration::MAX).retry(Retry::attempts(2))).unwrap();
+    assert!(matches!(said.recv_timeout(HANG).unwrap(), TaskError::Cancelled));
+    manager.wait();
+    assert_eq!(manager.stats().failed, 1);
+}
+
+#[test]
 fn the_end_of_a_derived_context_is_not_the_tasks() {
     let manager = Manager::new();
     let error = ends(&manager, |cx| Ok(cx.with_timeout(Duration::ZERO).check()?));

@@ -11,13 +11,13 @@
 
 mod support;
 
-use inflight::{Backoff, Cancelled, Context, Manager, ManualClock, Phase, Reason, Retry, Task};
+use inflight::{Backoff, Cancelled, Context, Kind, Manager, ManualClock, Phase, Reason, Retry, Task};
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
-use support::{HANG, Journal, SEC, fails_until, fused, gate, manager, occupy, until_phases};
+use support::{HANG, Journal, SEC, fails_until, fused, gate, manager, occupy, until, until_phases};
 
 const TIMED_OUT: &str = "the task ran into its timeout";
 
@@ -282,6 +282,32 @@ fn in_a_loop_it_covers_the_retries_of_an_iteration() {
     clock.advance(SEC * 60);
     journal.expect("poll retried after 1: busy");
     manager.cancel();
+}
+
+#[test]
+fn the_values_of_a_loop_whose_iteration_timed_out_in_a_pause_go_with_the_loop() {
+    let clock = ManualClock::new();
+    let manager = fused(Manager::builder().max_threads(2).clock(&clock));
+    let journal = Journal::of(&manager);
+    let value = Arc::new(());
+    let values = Context::background().with_value(Arc::clone(&value));
+    let retry = Retry::unlimited().backoff(Backoff::constant(SEC));
+    let task = Task::looping("poll", fails_until(9)).every(SEC * 60).retry(retry).timeout(SEC * 2);
+    manager.run_task(task.context(&values)).unwrap();
+    drop(values);
+    journal.expect("poll retried after 1: busy");
+    until_phases(&manager, &[Phase::Delayed]);
+    clock.advance(SEC * 5);
+    journal.expect("poll failed in 1: busy");
+    until_phases(&manager, &[Phase::Delayed]);
+    // The thread that has had it in hand is kept busy, so that another one ends it.
+    let busy = occupy(&manager, "busy");
+    assert_eq!(manager.stats().threads, 1);
+    manager.close();
+    until(|| manager.count_of(Kind::Loop) == 0);
+    assert_eq!(Arc::strong_count(&value), 1, "nobody holds what is the user's once a task has ended");
+    busy.open();
+    manager.wait();
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What every public type is: `Send`, `Sync`, `UnwindSafe`, `RefUnwindSafe`; and how large the common ones are.
 
+#![allow(clippy::unwrap_used)]
+
 use inflight::{
     Backoff, BuildError, Builder, Cancelled, Canceller, Context, Grace, Handle, Kind, Manager, ManualClock,
     Phase, Reason, Rejected, Retry, Scope, Stats, Task, TaskError, TaskId, TaskInfo, Unfinished,
@@ -57,6 +59,16 @@ fn errors_are_errors_for_every_meta_and_the_rest_is_debug() {
     debug::<Handle<Plain>>();
     debug::<Scope<'static, 'static, Plain>>();
     debug::<(Context, Canceller, Grace, Retry, Backoff, TaskId, Kind, Phase, Stats, Reason, ManualClock)>();
+}
+
+#[test]
+fn the_debug_of_a_manager_says_which_it_is_and_how_it_stands() {
+    let manager: Manager<Plain> = Manager::builder().name("mail").build().unwrap();
+    let shown = format!("{manager:?}");
+    assert_eq!(shown, r#"Manager { name: "mail", len: 0, closed: false, counted: true, .. }"#);
+    manager.close();
+    let shown = format!("{:?}", manager.uncounted());
+    assert_eq!(shown, r#"Manager { name: "mail", len: 0, closed: true, counted: false, .. }"#);
 }
 
 #[test]
