@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::{Drops, HANG, busy, gated};
-use inflight::{Context, Grace, Manager, ManualClock, Phase, Reason, Task, TaskError};
+use common::{Drops, HANG, busy, gated, until};
+use inflight::{Context, Grace, Manager, ManualClock, Phase, Reason, Task, TaskError, Unfinished};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -147,7 +147,7 @@ fn each_of_several_shutdowns_keeps_its_own_budget_and_answers_truthfully() {
         std::thread::yield_now();
         assert!(!long.is_finished());
     }
-    let named = |answer: Result<(), inflight::Unfinished<&'static str>>| -> Vec<_> {
+    let named = |answer: Result<(), Unfinished<&'static str>>| -> Vec<_> {
         answer.unwrap_err().tasks().iter().map(|task| *task.meta()).collect()
     };
     assert_eq!(named(short.join().unwrap()), ["stuck", "queued"]);
@@ -230,6 +230,35 @@ fn a_task_in_a_slow_added_hook_is_ended_by_its_submitter_after_an_abandonment() 
     submits.join().unwrap().expect("it was accepted before");
     assert_eq!(said.recv_timeout(HANG).unwrap(), ("held", true));
     manager.wait_timeout(HANG).unwrap();
+}
+
+#[test]
+fn inline_what_was_abandoned_in_its_added_hook_is_not_run_and_every_shutdown_names_it() {
+    let manager: Manager<&str> = Manager::builder().inline().build().unwrap();
+    let (hooks, hooked) = mpsc::channel();
+    let (open, gate) = mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    manager.on_task_added(move |_, _| {
+        hooks.send(()).unwrap();
+        let _ = gate.lock().unwrap().recv_timeout(HANG);
+    });
+    let (says, said) = mpsc::channel();
+    manager.on_task_failed(move |_, meta, error| {
+        says.send((*meta, matches!(error, TaskError::Abandoned))).unwrap();
+    });
+    let submitter = manager.uncounted();
+    let submits = std::thread::spawn(move || submitter.run("held", |_| unreachable!()).map_err(drop));
+    hooked.recv_timeout(HANG).unwrap();
+    let patient = manager.uncounted();
+    let patient = std::thread::spawn(move || patient.shutdown(Grace::drain(Duration::MAX)));
+    until(|| manager.is_closed());
+    let named =
+        |left: Unfinished<&'static str>| left.tasks().iter().map(|task| *task.meta()).collect::<Vec<_>>();
+    assert_eq!(named(manager.shutdown(Grace::drain(NOW)).unwrap_err()), ["held"]);
+    open.send(()).unwrap();
+    submits.join().unwrap().expect("it was accepted before");
+    assert_eq!(said.recv_timeout(HANG).unwrap(), ("held", true));
+    assert_eq!(named(patient.join().unwrap().unwrap_err()), ["held"]);
 }
 
 #[test]

@@ -220,6 +220,39 @@ mod tests {
         assert!(queue.is_empty());
     }
 
+    #[test]
+    fn gaps_that_pops_have_left_are_closed_by_the_next_removal() {
+        let (mut queue, places) = filled(1000);
+        for i in 501..1000 {
+            let moved = |item: &usize, place| places[*item].set(place);
+            assert_eq!(queue.remove(places[i].get(), moved), Some(i));
+        }
+        for i in 0..400 {
+            assert_eq!(queue.pop(), Some(i));
+        }
+        let moved = |item: &usize, place| places[*item].set(place);
+        assert_eq!(queue.remove(places[450].get(), moved), Some(450));
+        assert!(queue.places() <= BLOCK.max(2 * queue.len()));
+        assert_eq!(queue.get(places[500].get()), Some(&500));
+    }
+
+    #[test]
+    fn the_memory_of_a_burst_is_given_back() {
+        let (mut queue, _) = filled(2 * BLOCK * BLOCK);
+        while queue.pop().is_some() {}
+        assert!(queue.blocks.len() <= 1 && queue.blocks.capacity() <= BLOCK);
+    }
+
+    #[test]
+    fn a_place_is_given_once() {
+        let (mut queue, places) = filled(3);
+        assert_eq!(queue.drain().count(), 3);
+        queue.push(|_| 3);
+        assert_eq!(queue.get(places[0].get()), None);
+        assert_eq!(queue.remove(places[0].get(), |_, _| ()), None);
+        assert_eq!(queue.pop(), Some(3));
+    }
+
     #[derive(Clone, Copy, Debug)]
     enum Op {
         Push,

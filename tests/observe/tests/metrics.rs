@@ -219,6 +219,18 @@ fn a_task_that_its_submitter_still_has_in_hand_is_queued_and_not_running() {
 }
 
 #[test]
+fn a_task_whose_capture_panicked_leaves_nothing_behind_in_the_gauges() {
+    let it = observed(Manager::builder());
+    it.manager.carry(|_| panic!("no context to carry"), |(): &()| ());
+    for delay in [Duration::MAX, Duration::ZERO] {
+        let task = Task::once("broken", |_| Ok(()));
+        let task = if delay.is_zero() { task } else { task.delay(delay) };
+        it.manager.run_task(task).unwrap();
+        assert_eq!(it.dials()[..3], [0.0; 3]);
+    }
+}
+
+#[test]
 fn every_metric_is_described_with_its_unit() {
     let descriptions = Descriptions::default();
     let manager: Manager<&str> = Manager::new();
