@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Drops, HANG, busy, gated, until};
-use inflight::{Context, Grace, Manager, ManualClock, Phase, Reason, Task, TaskError, Unfinished};
+use inflight::{Context, Grace, Manager, ManualClock, Phase, Reason, Retry, Task, TaskError, Unfinished};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -230,6 +230,44 @@ fn a_task_in_a_slow_added_hook_is_ended_by_its_submitter_after_an_abandonment() 
     submits.join().unwrap().expect("it was accepted before");
     assert_eq!(said.recv_timeout(HANG).unwrap(), ("held", true));
     manager.wait_timeout(HANG).unwrap();
+}
+
+#[test]
+fn a_retry_that_was_settled_before_an_abandonment_is_given_up_with_the_rest() {
+    let manager: Manager<&str> = Manager::new();
+    let (hooks, hooked) = mpsc::channel();
+    let (open, gate) = mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    manager.on_task_retried(move |_, _, _, _| {
+        hooks.send(()).unwrap();
+        let _ = gate.lock().unwrap().recv_timeout(HANG);
+    });
+    let (says, said) = mpsc::channel();
+    manager.on_task_failed(move |_, _, error| says.send(error.to_string()).unwrap());
+    let task = Task::retrying("mail", |_| Err("busy".into()));
+    manager.run_task(task.retry(Retry::unlimited().delays(|| [SEC]))).unwrap();
+    hooked.recv_timeout(HANG).unwrap();
+    assert_eq!(manager.shutdown(Grace::drain(NOW)).unwrap_err().tasks().len(), 1);
+    open.send(()).unwrap();
+    assert_eq!(said.recv_timeout(HANG).unwrap(), TaskError::Abandoned.to_string());
+    manager.wait();
+    assert_eq!(manager.stats().failed, 1);
+}
+
+#[test]
+fn a_task_in_its_added_hook_while_the_manager_closes_has_its_delay() {
+    let clock = ManualClock::new();
+    let manager = Manager::builder().clock(&clock).build().unwrap();
+    let inner = manager.uncounted();
+    manager.on_task_added(move |_, _| assert!(inner.close()));
+    let started = Arc::new(Mutex::new(None));
+    let (starts, hands) = (Arc::clone(&started), clock.clone());
+    let task = move |_: &Context| Ok(*starts.lock().unwrap() = Some(hands.elapsed()));
+    manager.run_task(Task::once("later", task).delay(SEC)).unwrap();
+    assert_eq!(manager.tasks()[0].phase(), Phase::Delayed);
+    clock.advance(SEC);
+    manager.wait();
+    assert_eq!(*started.lock().unwrap(), Some(SEC));
 }
 
 #[test]

@@ -582,6 +582,23 @@ fn a_shutdown_that_answers_ok_leaves_no_thread() {
 }
 
 #[test]
+fn its_thread_ends_once_nothing_is_watched_any_more() {
+    let clock = ManualClock::new();
+    let manager = fused(Manager::builder().name("quits").clock(&clock));
+    let journal = Journal::of(&manager);
+    manager.run_task(Task::once("tomorrow", |_| Ok(())).delay(SEC * 86_400)).unwrap();
+    let (gate, waits) = gate();
+    manager.run_task(Task::once("import", waits).stalled_after(SEC)).unwrap();
+    gate.started();
+    clock.advance(SEC);
+    journal.expect("import stalled for 1s");
+    gate.open();
+    until(|| support::threads_named("quits-notifier") == 0);
+    assert_eq!(manager.len(), 1);
+    manager.cancel();
+}
+
+#[test]
 fn any_threshold_will_do() {
     let clock = ManualClock::new();
     let manager = elastic(&clock);

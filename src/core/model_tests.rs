@@ -596,6 +596,24 @@ fn the_notifier_starts_while_what_it_was_to_tell_ends() {
     });
 }
 
+/// Planted: `wait_until_left` does not wait for the notifier where it has a budget.
+#[test]
+fn a_clean_shutdown_leaves_no_notifier() {
+    check(|| {
+        let (manager, clock) =
+            Setup { stalled_after: Some(Duration::from_secs(1)), ..Setup::default() }.build();
+        let slow = clock.clone();
+        manager
+            .run(1, move |_| {
+                slow.advance(Duration::from_secs(2));
+                Ok(thread::yield_now())
+            })
+            .unwrap();
+        manager.shutdown(Grace::drain(Duration::from_secs(3600))).unwrap();
+        assert!(manager.core().state.lock().notifier_gone());
+    });
+}
+
 /// Planted: `release_timers` forgets what is not due.
 #[test]
 fn a_retry_that_is_due_and_a_close() {

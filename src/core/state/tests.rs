@@ -921,6 +921,11 @@ impl Sim {
                 .sum()
         );
         assert_eq!(state.threads(), self.workers.len());
+        let captures = |submitter: &&Submitter| matches!(submitter.at, Submitting::Captures(_));
+        let guests = self.guests.len()
+            + self.submitters.iter().filter(captures).count()
+            + self.shutdowns.iter().filter(|shutdown| shutdown.hand.is_some()).count();
+        assert_eq!(seated(Seat::Guest), guests, "who has nothing in hand any more has no hand");
         let mut idle: Vec<_> =
             (0..state.slots.len()).filter(|&hand| self.seat(hand) == Some(Seat::Idle)).collect();
         let mut stack = state.idle.clone();
@@ -1327,97 +1332,160 @@ fn what_its_submitter_still_has_in_hand_does_not_wait_once_all_is_cancelled() {
     }
 }
 
-// -- growth ---------------------------------------------------------------------------------------------------
-
-/// Two workers on two cores, of eight that there may be, and a supervisor that ticks.
-fn ticking() -> Sim {
-    let mut sim = Sim::two_at_work(Policy::Elastic, 8);
-    sim.state.limits.may_leave = true;
-    sim.state.limits.keep_alive = Duration::MAX;
-    sim.start_supervisor(true);
-    sim
-}
+// -- how threads are asked for --------------------------------------------------------------------------------
 
 impl Sim {
-    /// The worker of `hand` ends what it has and takes the next, so many times.
-    fn turns_over(&mut self, hand: usize, tasks: usize) {
-        for _ in 0..tasks {
-            self.finish(hand, Outcome::Succeeds);
-            self.worker(hand, true);
-            assert!(self.works(hand));
-        }
-    }
-
-    /// Submits so many plain tasks, all of which are left to the workers that are awake.
-    fn fill(&mut self, tasks: usize) {
-        for _ in 0..tasks {
-            self.submit(Sort::Plain, false, false, false);
-        }
-        assert_eq!((self.queue.len(), self.starts.len()), (tasks, 0));
+    /// The supervisor looks, until there is nothing for it to do.
+    fn looks(&mut self) {
+        while {
+            self.supervise();
+            matches!(self.supervisor, Supervisor::Looks)
+        } {}
         self.check();
     }
 
-    fn tick(&mut self) {
-        self.now = self.now.max(self.state.tick_at);
-        self.supervise();
+    /// The first thread that is asked for is refused.
+    fn refuse(&mut self) {
+        let hand = self.starts.remove(0);
+        self.start(hand, None, false);
         self.check();
     }
 
-    /// After how many ticks is there a thread for what stands in the queue?
-    fn ticks_until_it_grows(&mut self, mut meanwhile: impl FnMut(&mut Self, usize)) -> usize {
-        (1..50)
-            .find(|&tick| {
-                meanwhile(self, tick);
-                self.tick();
-                !self.starts.is_empty()
-            })
-            .expect("a task is held up by blocked ones for good")
+    /// The worker of `hand` finishes what it has, and takes the next task.
+    fn turns_over(&mut self, hand: usize) {
+        self.finish(hand, Outcome::Succeeds);
+        self.worker(hand, true);
+        assert!(self.works(hand));
+    }
+
+    /// As many workers that each have a task in hand, and the supervisor, which has just looked at a backlog of as
+    /// many tasks.
+    fn with_backlog(workers: usize, backlog: usize) -> Self {
+        let mut sim = sim(Policy::Elastic, 64);
+        sim.run(Sort::Delayed);
+        for hand in 0..workers {
+            sim.run(Sort::Plain);
+            if hand > 0 {
+                sim.grant();
+            }
+            sim.worker(hand, true);
+            assert!(sim.works(hand));
+        }
+        sim.state.limits.may_leave = true;
+        for _ in 0..=backlog {
+            sim.run(Sort::Plain);
+        }
+        sim.turns_over(0);
+        sim.now = sim.now.after(TICK);
+        sim.looks();
+        assert!(sim.starts.is_empty(), "what stood in the queue at first was taken");
+        sim
     }
 }
 
 #[test]
-fn behind_workers_that_were_busy_and_block_a_task_waits_for_three_ticks_at_the_most() {
-    let mut sim = ticking();
-    sim.fill(300);
+fn tasks_that_fall_due_at_once_do_not_wait_for_one_another() {
+    for (policy, may_leave) in
+        [(Policy::Elastic, true), (Policy::Elastic, false), (Policy::ThreadPerTask, true)]
+    {
+        let mut sim = sim(policy, 4);
+        sim.state.limits.may_leave = may_leave;
+        for _ in 0..3 {
+            sim.run(Sort::Delayed);
+        }
+        for _ in 0..2 {
+            sim.worker(0, true);
+        }
+        sim.now = sim.now.after(5 * MS);
+        sim.looks();
+        assert_eq!(sim.queue.len(), 3);
+        if policy == Policy::Elastic && may_leave {
+            // The thread that is told may be quick: what it leaves is for the tick.
+            assert!(sim.starts.is_empty());
+            sim.worker(0, true);
+            assert!(sim.works(0));
+            sim.now = sim.now.after(TICK);
+            sim.looks();
+        }
+        assert_eq!(sim.starts.len(), 2);
+        sim.settle();
+    }
+}
+
+#[test]
+fn after_a_grant_the_next_refusal_is_asked_again_as_soon_as_a_first_one() {
+    let mut sim = sim(Policy::Elastic, 4);
+    sim.run(Sort::Plain);
+    sim.worker(0, true);
+    sim.run(Sort::Plain);
+    sim.refuse();
+    sim.supervisor_starts -= 1;
+    sim.start_supervisor(true);
+    for _ in 0..4 {
+        sim.now = sim.now.after(REFUSED_MAX);
+        sim.looks();
+        sim.refuse();
+    }
+    sim.now = sim.now.after(REFUSED_FIRST);
+    sim.looks();
+    assert!(sim.starts.is_empty(), "each pause is longer than the last");
+    sim.now = sim.now.after(REFUSED_MAX);
+    sim.looks();
+    sim.grant();
+    sim.worker(1, true);
+    sim.run(Sort::Plain);
+    sim.refuse();
+    for pause in [REFUSED_FIRST, TICK] {
+        sim.now = sim.now.after(pause);
+        sim.looks();
+    }
+    assert_eq!(sim.starts.len(), 1);
+    sim.settle();
+}
+
+#[test]
+fn many_workers_that_each_take_a_task_or_two_in_a_tick_are_blocked() {
+    let mut sim = Sim::with_backlog(8, 40);
+    for hand in 0..8 {
+        sim.turns_over(hand);
+    }
+    sim.now = sim.now.after(TICK);
+    sim.looks();
+    assert_eq!(sim.starts.len(), 8, "at most as many more as there are");
+    sim.settle();
+}
+
+#[test]
+fn workers_that_turn_over_tiny_tasks_are_joined_by_no_more_than_there_are_cores() {
+    for (workers, each, more) in [(1, 100, 1), (1, 300, 0), (2, 100, 0), (3, 100, 0)] {
+        let mut sim = Sim::with_backlog(workers, workers * each + 50);
+        for hand in 0..workers {
+            for _ in 0..each {
+                sim.turns_over(hand);
+            }
+        }
+        sim.now = sim.now.after(TICK);
+        sim.looks();
+        assert_eq!(sim.starts.len(), more, "{workers} that took {each} each");
+    }
+}
+
+#[test]
+fn a_worker_that_has_stayed_for_the_tasks_sake_ends_with_them_though_another_has_left_before() {
+    let mut sim = sim(Policy::ThreadPerTask, 4);
+    sim.run(Sort::Plain);
+    sim.worker(0, true);
+    sim.run(Sort::Delayed);
+    sim.finish(0, Outcome::Succeeds);
+    sim.worker(0, true);
+    assert!(matches!(sim.workers[&0], Worker::Parked { until: Moment::NEVER, .. }));
+    sim.run(Sort::Plain);
+    // A joiner takes it before the fresh thread does.
+    sim.take_out(0, true);
+    sim.grant();
     for _ in 0..3 {
-        sim.turns_over(0, 40);
-        sim.turns_over(1, 40);
-        sim.tick();
+        sim.worker(1, true);
     }
-    sim.turns_over(0, 30);
-    sim.turns_over(1, 30);
-    sim.fill(1);
-    assert!(sim.starts.is_empty(), "it is left to those that were busy");
-    let ticks = sim.ticks_until_it_grows(|_, _| ());
-    assert!(ticks <= 3, "{ticks} ticks");
-    sim.settle();
-}
-
-#[test]
-fn a_worker_that_is_blocked_in_every_other_tick_does_not_hold_up_a_backlog() {
-    let mut sim = ticking();
-    sim.fill(300);
-    // The other worker is blocked for good.
-    let ticks = sim.ticks_until_it_grows(|sim, tick| {
-        if tick % 2 == 1 {
-            sim.turns_over(0, 8);
-        }
-    });
-    assert!(ticks <= 3, "{ticks} ticks");
-    sim.settle();
-}
-
-#[test]
-fn workers_that_are_busy_and_falter_for_one_tick_bring_no_crowd_about() {
-    let mut sim = ticking();
-    sim.fill(300);
-    for tick in 0..12 {
-        if tick % 4 != 3 {
-            sim.turns_over(0, 8);
-            sim.turns_over(1, 8);
-        }
-        sim.tick();
-    }
-    assert_eq!(sim.starts.len(), 0);
+    assert_eq!(sim.state.threads(), 1);
     sim.settle();
 }

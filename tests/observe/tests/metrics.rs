@@ -231,6 +231,24 @@ fn a_task_whose_capture_panicked_leaves_nothing_behind_in_the_gauges() {
 }
 
 #[test]
+fn what_a_shutdown_gives_up_is_queued_until_it_has_ended() {
+    let it = observed(Manager::builder());
+    let gate = busy(&it.manager, "stuck");
+    for meta in ["first", "second", "third"] {
+        it.manager.run(meta, |_| Ok(())).unwrap();
+    }
+    let (page, seen) = (it.page.clone(), Arc::new(std::sync::Mutex::new(Vec::new())));
+    let sees = Arc::clone(&seen);
+    it.manager.on_task_failed(move |_, _, _| {
+        let dials = ["tasks_live", "tasks_running", "tasks_queued"].map(|name| value(&page, name, ""));
+        sees.lock().unwrap().push(dials);
+    });
+    drop(it.manager.shutdown(Grace::drain(Duration::ZERO)).unwrap_err());
+    assert_eq!(*seen.lock().unwrap(), [[3.0, 1.0, 2.0], [2.0, 1.0, 1.0], [1.0, 1.0, 0.0]]);
+    gate.open();
+}
+
+#[test]
 fn every_metric_is_described_with_its_unit() {
     let descriptions = Descriptions::default();
     let manager: Manager<&str> = Manager::new();
