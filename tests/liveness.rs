@@ -340,16 +340,18 @@ fn the_destructor_of_a_workers_thread_local_may_drop_the_last_handle() {
         let manager: Manager<()> = build(Manager::builder().keep_alive(Duration::ZERO)).build().unwrap();
         let (watch, last) = (manager.uncounted(), manager.clone());
         let (says, said) = mpsc::channel();
-        let task = move |_: &Context| {
+        let (gate, waits) = gated();
+        let task = move |cx: &Context| {
             let mut last = Some(last);
             on_exit(move || {
                 drop(last.take());
                 let _ = says.send(());
             });
-            Ok(())
+            waits(cx)
         };
         manager.run((), task).unwrap();
         manager.detach();
+        gate.open();
         said.recv_timeout(HANG).expect("it does not wait for its own thread");
         assert!(watch.is_closed());
         until(|| watch.stats().threads == 0);
