@@ -233,6 +233,42 @@ fn a_task_in_a_slow_added_hook_is_ended_by_its_submitter_after_an_abandonment() 
 }
 
 #[test]
+fn the_handles_of_what_is_given_up_are_answered_before_its_hooks_have_their_turn() {
+    let manager: Manager<&str> = Manager::builder().max_threads(1).build().unwrap();
+    let stuck = busy(&manager, "stuck");
+    let handles = ["first", "second"].map(|meta| manager.spawn(meta, |_| Ok(())).unwrap());
+    let (hooks, hooked) = mpsc::channel();
+    let (open, gate) = mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    manager.on_task_failed(move |_, _, _| {
+        let _ = hooks.send(());
+        let _ = gate.lock().unwrap().recv_timeout(HANG);
+    });
+    let shuts = manager.clone();
+    let shuts = std::thread::spawn(move || shuts.shutdown(Grace::drain(NOW)));
+    hooked.recv_timeout(HANG).unwrap();
+    for handle in handles {
+        assert!(matches!(handle.join_timeout(HANG).unwrap(), Err(TaskError::Abandoned)));
+    }
+    drop(open);
+    assert_eq!(shuts.join().unwrap().unwrap_err().tasks().len(), 3);
+    stuck.open();
+}
+
+#[test]
+fn what_a_shutdown_has_named_is_kept_by_nobody_else() {
+    let manager = Manager::builder().max_threads(1).build().unwrap();
+    let stuck = busy(&manager, Arc::new(()));
+    let meta = Arc::new(());
+    manager.run(Arc::clone(&meta), |_| Ok(())).unwrap();
+    let unfinished = manager.shutdown(Grace::drain(NOW)).unwrap_err();
+    assert_eq!(Arc::strong_count(&meta), 2);
+    drop(unfinished);
+    assert_eq!(Arc::strong_count(&meta), 1);
+    stuck.open();
+}
+
+#[test]
 fn a_retry_that_was_settled_before_an_abandonment_is_given_up_with_the_rest() {
     let manager: Manager<&str> = Manager::new();
     let (hooks, hooked) = mpsc::channel();

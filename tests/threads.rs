@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{HANG, busy, gated, none_is_left, threads_named};
+use common::{HANG, busy, gated, none_is_left, threads_named, until};
 use inflight::{BuildError, Context, Manager, ManualClock, Reason, Task};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -110,6 +110,14 @@ fn keep_alive_zero_is_no_special_case() {
     while manager.stats().threads > 0 {
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn keep_alive_zero_needs_no_clock_that_moves() {
+    let manager = Manager::builder().keep_alive(Duration::ZERO).clock(&ManualClock::new()).build().unwrap();
+    manager.run((), |_| Ok(())).unwrap();
+    manager.wait();
+    until(|| manager.stats().threads == 0);
 }
 
 #[test]

@@ -1159,11 +1159,15 @@ fn sim(policy: Policy, max_threads: usize) -> Sim {
 impl Sim {
     /// Submits, and sees the task accepted; threads that its submitter asks for are granted.
     fn run(&mut self, sort: Sort) {
+        self.accepts(sort);
+        self.check();
+    }
+
+    fn accepts(&mut self, sort: Sort) {
         self.submit(sort, false, false, false);
         while !self.submitters.is_empty() {
             self.submitter(0, true);
         }
-        self.check();
     }
 
     fn grant(&mut self) {
@@ -1361,7 +1365,7 @@ impl Sim {
     /// As many workers that each have a task in hand, and the supervisor, which has just looked at a backlog of as
     /// many tasks.
     fn with_backlog(workers: usize, backlog: usize) -> Self {
-        let mut sim = sim(Policy::Elastic, 64);
+        let mut sim = sim(Policy::Elastic, 1000);
         sim.run(Sort::Delayed);
         for hand in 0..workers {
             sim.run(Sort::Plain);
@@ -1373,7 +1377,7 @@ impl Sim {
         }
         sim.state.limits.may_leave = true;
         for _ in 0..=backlog {
-            sim.run(Sort::Plain);
+            sim.accepts(Sort::Plain);
         }
         sim.turns_over(0);
         sim.now = sim.now.after(TICK);
@@ -1457,8 +1461,8 @@ fn many_workers_that_each_take_a_task_or_two_in_a_tick_are_blocked() {
 
 #[test]
 fn workers_that_turn_over_tiny_tasks_are_joined_by_no_more_than_there_are_cores() {
-    for (workers, each, more) in [(1, 100, 1), (1, 300, 0), (2, 100, 0), (3, 100, 0)] {
-        let mut sim = Sim::with_backlog(workers, workers * each + 50);
+    for (workers, each, more) in [(1, 20, 1), (1, 300, 0), (2, 20, 0), (3, 20, 0)] {
+        let mut sim = Sim::with_backlog(workers, workers * each + 20);
         for hand in 0..workers {
             for _ in 0..each {
                 sim.turns_over(hand);
@@ -1468,6 +1472,128 @@ fn workers_that_turn_over_tiny_tasks_are_joined_by_no_more_than_there_are_cores(
         sim.looks();
         assert_eq!(sim.starts.len(), more, "{workers} that took {each} each");
     }
+}
+
+#[test]
+fn a_burst_gets_its_threads_in_batches_that_follow_each_other_at_once() {
+    let mut sim = Sim::with_backlog(70, 200);
+    sim.now = sim.now.after(TICK);
+    sim.looks();
+    assert!(sim.starts.len() >= 70, "as many more as there are, and no pause after the first batch");
+}
+
+#[test]
+fn a_task_is_left_to_workers_that_were_at_the_queue_just_now_and_to_no_others() {
+    let at_work = || {
+        let mut sim = sim(Policy::Elastic, 8);
+        sim.run(Sort::Delayed);
+        sim.run(Sort::Plain);
+        sim.worker(0, true);
+        sim.state.limits.may_leave = true;
+        sim
+    };
+    let mut sim = at_work();
+    sim.now = sim.now.after(RECENT);
+    sim.run(Sort::Plain);
+    assert_eq!(sim.state.coming(), 0, "it is left to the worker, and to the tick");
+    sim.now = sim.now.after(RECENT);
+    sim.run(Sort::Plain);
+    assert_eq!(sim.state.coming(), 1, "the worker may be blocked");
+
+    let mut sim = at_work();
+    sim.submit(Sort::Plain, false, true, false);
+    assert_eq!(sim.state.coming(), 1, "the worker submits, and does not look");
+
+    let mut sim = at_work();
+    sim.run(Sort::Plain);
+    sim.finish(0, Outcome::Succeeds);
+    sim.worker(0, true);
+    sim.finish(0, Outcome::Succeeds);
+    sim.worker(0, true);
+    assert_eq!(sim.state.lingering, 1);
+    for coming in [1, 1] {
+        sim.run(Sort::Plain);
+        assert_eq!(sim.state.coming(), coming, "who lingers will look");
+    }
+
+    let mut sim = at_work();
+    sim.finish(0, Outcome::Succeeds);
+    for _ in 0..2 {
+        sim.worker(0, true);
+    }
+    for coming in [1, 2] {
+        sim.run(Sort::Plain);
+        assert_eq!(sim.state.coming(), coming, "who was told will look, but for one task only");
+    }
+}
+
+#[test]
+fn a_burst_calls_for_two_workers_and_leaves_the_rest_to_them() {
+    let blocked = |idle: bool| {
+        let mut sim = sim(Policy::Elastic, 8);
+        sim.run(Sort::Delayed);
+        for hand in 0..2 {
+            sim.run(Sort::Plain);
+            if hand > 0 {
+                sim.grant();
+            }
+            sim.worker(hand, true);
+        }
+        if idle {
+            sim.finish(1, Outcome::Succeeds);
+            for _ in 0..2 {
+                sim.worker(1, true);
+            }
+        }
+        sim.state.limits.may_leave = true;
+        sim.now = sim.now.after(MS);
+        sim
+    };
+    for (idle, granted) in [(false, 0), (false, 1), (false, 2), (true, 0), (true, 1)] {
+        let mut sim = blocked(idle);
+        let mut grants = granted;
+        for coming in [1, 2, 2, 2] {
+            sim.run(Sort::Plain);
+            assert_eq!(sim.state.coming(), coming);
+            if grants > 0 && !sim.starts.is_empty() {
+                sim.grant();
+                grants -= 1;
+            }
+        }
+        sim.now = sim.now.after(CALL);
+        sim.run(Sort::Plain);
+        assert_eq!(sim.state.coming(), 2);
+        sim.now = sim.now.after(Duration::from_nanos(1));
+        sim.run(Sort::Plain);
+        assert_eq!(sim.state.coming(), 3, "they take their time");
+        sim.settle();
+    }
+}
+
+#[test]
+fn what_was_left_to_a_supervisor_that_is_refused_gets_a_thread_at_once() {
+    let mut sim = sim(Policy::Elastic, 4);
+    sim.run(Sort::Plain);
+    sim.worker(0, true);
+    sim.state.limits.may_leave = true;
+    sim.run(Sort::Plain);
+    assert_eq!((sim.supervisor_starts, sim.starts.len()), (1, 0));
+    sim.supervisor_starts -= 1;
+    sim.start_supervisor(false);
+    assert_eq!(sim.starts.len(), 1);
+    sim.settle();
+}
+
+#[test]
+fn with_a_thread_per_task_one_that_still_waits_for_its_task_is_used() {
+    let mut sim = sim(Policy::ThreadPerTask, 4);
+    sim.run(Sort::Delayed);
+    for _ in 0..2 {
+        sim.worker(0, true);
+    }
+    sim.run(Sort::Plain);
+    assert_eq!((sim.state.told, sim.starts.len()), (1, 0));
+    sim.settle();
 }
 
 #[test]
