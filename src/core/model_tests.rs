@@ -50,6 +50,8 @@ struct Setup {
     granted: usize,
     /// Set once the notifier is about to be started.
     notifier: Arc<AtomicBool>,
+    /// No supervisor is granted before this is set.
+    lets_supervise: Arc<AtomicBool>,
 }
 
 impl Default for Setup {
@@ -63,6 +65,7 @@ impl Default for Setup {
             stalled_after: None,
             granted: usize::MAX,
             notifier: Arc::default(),
+            lets_supervise: Arc::new(AtomicBool::new(true)),
         }
     }
 }
@@ -75,7 +78,11 @@ impl Setup {
         let gate = move |name: &str| {
             let notifier = name.ends_with("notifier");
             self.notifier.fetch_or(notifier, SeqCst);
-            if notifier || name.ends_with("supervisor") || asked.fetch_add(1, SeqCst) < granted {
+            let supervisor = name.ends_with("supervisor");
+            while supervisor && !self.lets_supervise.load(SeqCst) {
+                thread::yield_now();
+            }
+            if notifier || supervisor || asked.fetch_add(1, SeqCst) < granted {
                 Ok(())
             } else {
                 Err(io::ErrorKind::WouldBlock.into())
@@ -405,6 +412,27 @@ fn blocked_submitters_and_a_bounded_backlog() {
             assert!(closes || accepted == 3);
         });
     }
+}
+
+/// Planted: `provide` does not apply the effects of a thread that was granted before it starts the supervisor.
+#[test]
+fn a_thread_works_for_others_while_its_submitter_waits_for_the_supervisor() {
+    check(|| {
+        let setup = Setup { max_threads: 1, lets_supervise: Arc::default(), ..Setup::default() };
+        let lets_supervise = Arc::clone(&setup.lets_supervise);
+        let manager = setup.manager();
+        let seen = Seen::by(&manager);
+        let submitter = {
+            let (manager, seen) = (manager.uncounted(), seen.clone());
+            thread::spawn(move || {
+                _ = manager.run_task(Task::once(1, seen.task()).delay(Duration::ZERO)).unwrap()
+            })
+        };
+        manager.run(2, move |_| Ok(lets_supervise.store(true, SeqCst))).unwrap();
+        submitter.join().unwrap();
+        drop(manager);
+        seen.expect(1, 2, 0);
+    });
 }
 
 /// Planted: `wait_until` does not notify the supervisor of a timer that is the first.
