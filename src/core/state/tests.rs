@@ -1362,9 +1362,8 @@ impl Sim {
         assert!(self.works(hand));
     }
 
-    /// As many workers that each have a task in hand, and the supervisor, which has just looked at a backlog of as
-    /// many tasks.
-    fn with_backlog(workers: usize, backlog: usize) -> Self {
+    /// As many workers that each have a task in hand, and the supervisor.
+    fn at_work(workers: usize) -> Self {
         let mut sim = sim(Policy::Elastic, 1000);
         sim.run(Sort::Delayed);
         for hand in 0..workers {
@@ -1375,15 +1374,20 @@ impl Sim {
             sim.worker(hand, true);
             assert!(sim.works(hand));
         }
-        sim.state.limits.may_leave = true;
-        for _ in 0..=backlog {
-            sim.accepts(Sort::Plain);
-        }
-        sim.turns_over(0);
-        sim.now = sim.now.after(TICK);
-        sim.looks();
-        assert!(sim.starts.is_empty(), "what stood in the queue at first was taken");
         sim
+    }
+
+    /// As many tasks are left to the workers that are awake. The supervisor has just looked at them.
+    fn leaves(mut self, backlog: usize) -> Self {
+        self.state.limits.may_leave = true;
+        for _ in 0..=backlog {
+            self.accepts(Sort::Plain);
+        }
+        self.turns_over(0);
+        self.now = self.now.after(TICK);
+        self.looks();
+        assert!(self.starts.is_empty(), "what stood in the queue at first was taken");
+        self
     }
 }
 
@@ -1449,7 +1453,7 @@ fn after_a_grant_the_next_refusal_is_asked_again_as_soon_as_a_first_one() {
 
 #[test]
 fn many_workers_that_each_take_a_task_or_two_in_a_tick_are_blocked() {
-    let mut sim = Sim::with_backlog(8, 40);
+    let mut sim = Sim::at_work(8).leaves(40);
     for hand in 0..8 {
         sim.turns_over(hand);
     }
@@ -1462,7 +1466,7 @@ fn many_workers_that_each_take_a_task_or_two_in_a_tick_are_blocked() {
 #[test]
 fn workers_that_turn_over_tiny_tasks_are_joined_by_no_more_than_there_are_cores() {
     for (workers, each, more) in [(1, 20, 1), (1, 300, 0), (2, 20, 0), (3, 20, 0)] {
-        let mut sim = Sim::with_backlog(workers, workers * each + 20);
+        let mut sim = Sim::at_work(workers).leaves(workers * each + 20);
         for hand in 0..workers {
             for _ in 0..each {
                 sim.turns_over(hand);
@@ -1475,8 +1479,24 @@ fn workers_that_turn_over_tiny_tasks_are_joined_by_no_more_than_there_are_cores(
 }
 
 #[test]
+fn an_idle_thread_occupies_no_core() {
+    let mut sim = Sim::at_work(2);
+    sim.finish(1, Outcome::Succeeds);
+    for _ in 0..2 {
+        sim.worker(1, true);
+    }
+    let mut sim = sim.leaves(40);
+    for _ in 0..20 {
+        sim.turns_over(0);
+    }
+    sim.now = sim.now.after(TICK);
+    sim.looks();
+    assert_eq!((sim.state.told, sim.starts.len()), (1, 0));
+}
+
+#[test]
 fn a_burst_gets_its_threads_in_batches_that_follow_each_other_at_once() {
-    let mut sim = Sim::with_backlog(70, 200);
+    let mut sim = Sim::at_work(70).leaves(200);
     sim.now = sim.now.after(TICK);
     sim.looks();
     assert!(sim.starts.len() >= 70, "as many more as there are, and no pause after the first batch");
@@ -1485,10 +1505,7 @@ fn a_burst_gets_its_threads_in_batches_that_follow_each_other_at_once() {
 #[test]
 fn a_task_is_left_to_workers_that_were_at_the_queue_just_now_and_to_no_others() {
     let at_work = || {
-        let mut sim = sim(Policy::Elastic, 8);
-        sim.run(Sort::Delayed);
-        sim.run(Sort::Plain);
-        sim.worker(0, true);
+        let mut sim = Sim::at_work(1);
         sim.state.limits.may_leave = true;
         sim
     };
@@ -1530,15 +1547,7 @@ fn a_task_is_left_to_workers_that_were_at_the_queue_just_now_and_to_no_others() 
 #[test]
 fn a_burst_calls_for_two_workers_and_leaves_the_rest_to_them() {
     let blocked = |idle: bool| {
-        let mut sim = sim(Policy::Elastic, 8);
-        sim.run(Sort::Delayed);
-        for hand in 0..2 {
-            sim.run(Sort::Plain);
-            if hand > 0 {
-                sim.grant();
-            }
-            sim.worker(hand, true);
-        }
+        let mut sim = Sim::at_work(2);
         if idle {
             sim.finish(1, Outcome::Succeeds);
             for _ in 0..2 {
@@ -1613,5 +1622,22 @@ fn a_worker_that_has_stayed_for_the_tasks_sake_ends_with_them_though_another_has
         sim.worker(1, true);
     }
     assert_eq!(sim.state.threads(), 1);
+    sim.settle();
+}
+
+#[test]
+fn a_submitter_that_waits_for_room_has_its_task_back_at_a_close() {
+    let mut sim = sim(Policy::Elastic, 1);
+    sim.state.limits.max_pending = 1;
+    sim.run(Sort::Plain);
+    sim.submit(Sort::Plain, true, false, false);
+    sim.submitter(0, true);
+    assert!(matches!(sim.submitters[0].at, Submitting::AwaitsRoom { .. }));
+    sim.close();
+    for _ in 0..2 {
+        sim.submitter(0, true);
+    }
+    assert_eq!(sim.rejected, 1);
+    sim.check();
     sim.settle();
 }
