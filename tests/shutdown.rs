@@ -269,6 +269,26 @@ fn what_a_shutdown_has_named_is_kept_by_nobody_else() {
 }
 
 #[test]
+fn what_is_given_up_after_a_shutdown_has_returned_is_kept_by_nobody() {
+    let manager: Manager<Arc<()>> = Manager::new();
+    let (hooks, hooked) = mpsc::channel();
+    let (open, gate) = mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    manager.on_task_added(move |_, _| {
+        hooks.send(()).unwrap();
+        let _ = gate.lock().unwrap().recv_timeout(HANG);
+    });
+    let meta = Arc::new(());
+    let (submitter, held) = (manager.uncounted(), Arc::clone(&meta));
+    let submits = std::thread::spawn(move || submitter.run(held, |_| unreachable!()).map_err(drop));
+    hooked.recv_timeout(HANG).unwrap();
+    drop(manager.shutdown(Grace::drain(NOW)).unwrap_err());
+    open.send(()).unwrap();
+    submits.join().unwrap().expect("it was accepted before");
+    assert_eq!(Arc::strong_count(&meta), 1);
+}
+
+#[test]
 fn a_retry_that_was_settled_before_an_abandonment_is_given_up_with_the_rest() {
     let manager: Manager<&str> = Manager::new();
     let (hooks, hooked) = mpsc::channel();

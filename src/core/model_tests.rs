@@ -624,6 +624,31 @@ fn the_notifier_starts_while_what_it_was_to_tell_ends() {
     });
 }
 
+/// Planted: `notifier_may_leave` is always `true`, so that it leaves with a stall of the next task untold.
+#[test]
+fn the_notifier_that_was_dismissed_and_the_next_stall() {
+    check(|| {
+        let stalled_after = Some(Duration::from_secs(1));
+        let (manager, clock) = Setup { stalled_after, ..Setup::default() }.build();
+        let told = Arc::new(AtomicUsize::new(0));
+        let tells = Arc::clone(&told);
+        manager.on_task_stalled(move |_, _, _| _ = tells.fetch_add(1, SeqCst));
+        for nth in 1..=2 {
+            let (clock, told) = (clock.clone(), Arc::clone(&told));
+            let slow = move |_: &crate::Context| {
+                clock.advance(Duration::from_secs(2));
+                while told.load(SeqCst) < nth {
+                    thread::yield_now();
+                }
+                Ok(())
+            };
+            manager.run(1, slow).unwrap();
+            manager.wait();
+        }
+        drop(manager);
+    });
+}
+
 /// Planted: `wait_until_left` does not wait for the notifier where it has a budget.
 #[test]
 fn a_clean_shutdown_leaves_no_notifier() {
