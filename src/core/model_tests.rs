@@ -663,7 +663,7 @@ fn a_clean_shutdown_leaves_no_notifier() {
             })
             .unwrap();
         manager.shutdown(Grace::drain(Duration::from_secs(3600))).unwrap();
-        assert!(manager.core().state.lock().notifier_gone());
+        assert!(!manager.core().state.lock().notifier.alive);
     });
 }
 

@@ -244,6 +244,21 @@ mod tests {
     }
 
     #[test]
+    fn at_rest_it_has_no_memory_and_goes_on_from_where_it_was() {
+        let (mut queue, places) = filled(10);
+        while queue.pop().is_some() {}
+        queue.shrink();
+        assert!(queue.spare.is_none() && queue.blocks.capacity() == 0);
+        let place = Cell::new(0);
+        queue.push(|new| {
+            place.set(new);
+            10
+        });
+        assert!(place.get() > places[9].get());
+        assert_eq!(queue.get(place.get()), Some(&10));
+    }
+
+    #[test]
     fn a_place_is_given_once() {
         let (mut queue, places) = filled(3);
         assert_eq!(queue.drain().count(), 3);
