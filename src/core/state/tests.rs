@@ -1641,3 +1641,111 @@ fn a_submitter_that_waits_for_room_has_its_task_back_at_a_close() {
     sim.check();
     sim.settle();
 }
+
+// -- growth ---------------------------------------------------------------------------------------------------
+
+/// Two workers on two cores, of eight that there may be, and a supervisor that ticks.
+fn ticking() -> Sim {
+    let mut sim = Sim::two_at_work(Policy::Elastic, 8);
+    sim.state.limits.may_leave = true;
+    sim.state.limits.keep_alive = Duration::MAX;
+    sim.start_supervisor(true);
+    sim
+}
+
+impl Sim {
+    /// The worker of `hand` ends what it has and takes the next, so many times.
+    fn turns_over_many(&mut self, hand: usize, tasks: usize) {
+        for _ in 0..tasks {
+            self.finish(hand, Outcome::Succeeds);
+            self.worker(hand, true);
+            assert!(self.works(hand));
+        }
+    }
+
+    /// Submits so many plain tasks, all of which are left to the workers that are awake.
+    fn fill(&mut self, tasks: usize) {
+        for _ in 0..tasks {
+            self.submit(Sort::Plain, false, false, false);
+        }
+        assert_eq!((self.queue.len(), self.starts.len()), (tasks, 0));
+        self.check();
+    }
+
+    fn tick(&mut self) {
+        self.now = self.now.max(self.state.tick_at);
+        self.supervise();
+        self.check();
+    }
+
+    /// After how many ticks is there a thread for what stands in the queue?
+    fn ticks_until_it_grows(&mut self, mut meanwhile: impl FnMut(&mut Self, usize)) -> usize {
+        (1..50)
+            .find(|&tick| {
+                meanwhile(self, tick);
+                self.tick();
+                !self.starts.is_empty()
+            })
+            .expect("a task is held up by blocked ones for good")
+    }
+}
+
+#[test]
+fn behind_workers_that_were_busy_and_block_a_task_waits_for_three_ticks_at_the_most() {
+    let mut sim = ticking();
+    sim.fill(300);
+    for _ in 0..3 {
+        sim.turns_over_many(0, 40);
+        sim.turns_over_many(1, 40);
+        sim.tick();
+    }
+    sim.turns_over_many(0, 30);
+    sim.turns_over_many(1, 30);
+    sim.fill(1);
+    assert!(sim.starts.is_empty(), "it is left to those that were busy");
+    let ticks = sim.ticks_until_it_grows(|_, _| ());
+    assert!(ticks <= 3, "{ticks} ticks");
+    sim.settle();
+}
+
+#[test]
+fn a_worker_that_is_blocked_in_every_other_tick_does_not_hold_up_a_backlog() {
+    let mut sim = ticking();
+    sim.fill(300);
+    // The other worker is blocked for good.
+    let ticks = sim.ticks_until_it_grows(|sim, tick| {
+        if tick % 2 == 1 {
+            sim.turns_over_many(0, 8);
+        }
+    });
+    assert!(ticks <= 3, "{ticks} ticks");
+    sim.settle();
+}
+
+#[test]
+fn workers_that_are_busy_and_falter_for_one_tick_bring_no_crowd_about() {
+    let mut sim = ticking();
+    sim.fill(300);
+    for tick in 0..12 {
+        if tick % 4 != 3 {
+            sim.turns_over_many(0, 8);
+            sim.turns_over_many(1, 8);
+        }
+        sim.tick();
+    }
+    assert_eq!(sim.starts.len(), 0);
+    sim.settle();
+}
+
+#[test]
+fn a_supervisor_whose_threads_are_refused_does_not_spin() {
+    let mut sim = Sim::at_work(70).leaves(200);
+    sim.now = sim.now.after(TICK);
+    sim.supervise();
+    while !sim.starts.is_empty() {
+        sim.refuse();
+    }
+    sim.looks();
+    let Supervisor::Waits { until, .. } = sim.supervisor else { unreachable!("nothing is to be done") };
+    assert!(until > sim.now, "it looks again at once, and again, until a thread may be asked for");
+}
