@@ -996,8 +996,8 @@ impl<'a, Meta> State<'a, Meta> {
         } else {
             usize::from(each < LOCK_BOUND && awake < self.limits.cores)
         };
-        let mut left = more;
-        for _ in 0..more.min(BATCH) {
+        let mut called = 0;
+        while called < more.min(BATCH) {
             if !self.tell(fx) {
                 if !self.can_start(now) {
                     break;
@@ -1005,13 +1005,13 @@ impl<'a, Meta> State<'a, Meta> {
                 let hand = self.reserve();
                 fx.calls.push(Call::Start(hand));
             }
-            left -= 1;
+            called += 1;
         }
         self.calm = if self.queue.is_empty() { self.calm + 1 } else { 0 };
         let grows = !self.idle.is_empty() || self.threads_and_starts() < self.limits.max_threads;
         self.tick_at = if self.calm >= CALM || !grows {
             Moment::NEVER
-        } else if left > 0 && more > BATCH {
+        } else if called == BATCH && more > BATCH {
             now
         } else {
             now.after(TICK)
