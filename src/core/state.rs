@@ -106,6 +106,9 @@ pub(crate) const TICK: Duration = Duration::from_micros(500);
 /// cores would not help them.
 const BUSY: u64 = 8;
 
+/// Workers that take this many each in one tick (one in 8 µs) run one tiny task after the other.
+const TINY: u64 = 64;
+
 /// Workers that take this many each in one tick (one in 2 µs) spend their time on the queue's lock: even a
 /// core that idles would not help them.
 const LOCK_BOUND: u64 = 256;
@@ -901,11 +904,11 @@ impl<'a, Meta> State<'a, Meta> {
         self.tell_or_start(now, fx);
     }
 
-    /// Were the workers busy until the last tick, and are there as many of them as can be of use? Then only a tick
-    /// brings more: that one of them loses its core for a moment is no reason to.
-    fn is_busy(&self, workers: u32) -> bool {
-        let enough = self.pace >= LOCK_BOUND || (self.pace >= BUSY && workers as usize >= self.limits.cores);
-        enough && self.tick_at != Moment::NEVER
+    /// Did the workers run tiny tasks until the last tick, and are there as many of them as can be of use? Then
+    /// only a tick brings more: that one of them loses its core for a moment is no reason to.
+    fn are_enough(&self, workers: u32) -> bool {
+        let enough = self.pace >= LOCK_BOUND || (self.pace >= TINY && workers as usize >= self.limits.cores);
+        enough && workers > 0 && self.tick_at != Moment::NEVER
     }
 
     /// Is the queue about to be looked at by workers that are awake, or on their way to it?
@@ -918,7 +921,7 @@ impl<'a, Meta> State<'a, Meta> {
         let others = awake.saturating_sub(u32::from(by_worker));
         let on_their_way = self.starting + self.fresh + self.told;
         (others > 0 && recent(self.last_take, RECENT))
-            || (awake > 0 && self.is_busy(awake))
+            || self.are_enough(awake)
             || (on_their_way >= ENOUGH_CALLED && recent(self.last_call, CALL))
     }
 
@@ -1268,6 +1271,8 @@ impl<'a, Meta> State<'a, Meta> {
             return None;
         }
         let Due { task, .. } = self.queue.remove(place, |due, place| due.task.record.job.placed(place))?;
+        // Gaps may have been closed: what comes at these places was not there at the last tick.
+        self.back = self.back.min(self.queue.back());
         if is_first(&task) {
             self.started(fx);
         }

@@ -1749,3 +1749,28 @@ fn a_supervisor_whose_threads_are_refused_does_not_spin() {
     let Supervisor::Waits { until, .. } = sim.supervisor else { unreachable!("nothing is to be done") };
     assert!(until > sim.now, "it looks again at once, and again, until a thread may be asked for");
 }
+
+#[test]
+fn only_a_tick_brings_threads_beside_workers_that_run_tiny_tasks() {
+    for (each, starts) in [(TINY, 0), (TINY - 1, 1)] {
+        let mut sim = ticking();
+        sim.fill(300);
+        for hand in 0..2 {
+            sim.turns_over_many(hand, usize::try_from(each).unwrap());
+        }
+        sim.tick();
+        assert!(sim.starts.is_empty());
+        // They have lost their cores, it may be: nothing has been taken for a while.
+        sim.now = sim.now.after(2 * RECENT);
+        sim.submit(Sort::Plain, false, false, false);
+        assert_eq!(sim.starts.len(), starts);
+        sim.check();
+    }
+}
+
+#[test]
+fn what_flows_stands_on_one_cache_line_with_the_lock() {
+    let lock = align_of::<State<'static, u32>>();
+    // The first two fields of the queue are its ends.
+    assert_eq!(lock + std::mem::offset_of!(State<'static, u32>, queue) + 2 * size_of::<u64>(), 64);
+}
