@@ -106,7 +106,7 @@ pub(crate) const TICK: Duration = Duration::from_micros(500);
 /// cores would not help them.
 const BUSY: u64 = 8;
 
-/// Workers that take this many each in one tick (one in 8 µs) run one tiny task after the other.
+/// Workers that take this many in one tick for each core (one in 8 µs) run one tiny task after the other.
 const TINY: u64 = 64;
 
 /// Workers that take this many each in one tick (one in 2 µs) spend their time on the queue's lock: even a
@@ -418,7 +418,7 @@ pub(crate) struct State<'a, Meta> {
     back: u64,
     /// How many workers have taken something.
     takers: u64,
-    /// How many tasks each of them had taken before that tick, and since the one before it.
+    /// How many tasks they had taken for each core before that tick, and since the one before it.
     pace: u64,
     /// Ticks in a row, up to the last, in which they were busy.
     steady: u32,
@@ -986,11 +986,13 @@ impl<'a, Meta> State<'a, Meta> {
         // They were there at the last tick, and still are.
         let stuck = self.back.saturating_sub(self.queue.front());
         let stuck = usize::try_from(stuck).unwrap_or(usize::MAX).min(self.queue.len());
-        let each = (self.queue.front() - self.front) / self.takers.max(1);
+        let takes = self.queue.front() - self.front;
+        let each = takes / self.takers.max(1);
         // Workers that were busy and take nothing have lost their cores, or are blocked: the next tick tells.
         let faltered = each < BUSY && self.steady >= STEADY;
         self.steady = if each < BUSY { 0 } else { self.steady.saturating_add(1) };
-        self.pace = each;
+        // By the core: more workers than that only take turns.
+        self.pace = takes / self.takers.clamp(1, self.limits.cores as u64);
         let awake = self.threads_and_starts() - self.idle.len();
         let more = if stuck == 0 || faltered {
             0

@@ -1769,6 +1769,19 @@ fn only_a_tick_brings_threads_beside_workers_that_run_tiny_tasks() {
 }
 
 #[test]
+fn more_workers_than_cores_take_turns_and_are_no_reason_for_still_more() {
+    let mut sim = Sim::at_work(8).leaves(400);
+    for hand in 0..8 {
+        sim.turns_over_many(hand, 20);
+    }
+    sim.tick();
+    assert!(sim.starts.is_empty());
+    sim.now = sim.now.after(2 * RECENT);
+    sim.submit(Sort::Plain, false, false, false);
+    assert!(sim.starts.is_empty(), "eight that take 20 each are two that take 80 each");
+}
+
+#[test]
 fn what_flows_stands_on_one_cache_line_with_the_lock() {
     let lock = align_of::<State<'static, u32>>();
     // The first two fields of the queue are its ends.
