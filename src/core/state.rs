@@ -904,10 +904,21 @@ impl<'a, Meta> State<'a, Meta> {
         self.tell_or_start(now, fx);
     }
 
-    /// Did the workers run tiny tasks until the last tick, and are there as many of them as can be of use? Then
-    /// only a tick brings more: that one of them loses its core for a moment is no reason to.
+    /// How many tasks have been taken since the last tick, or by others than a worker.
+    fn takes(&self) -> u64 {
+        self.queue.front() - self.front
+    }
+
+    /// The same by the core: more workers than that only take turns.
+    fn pace_since_tick(&self) -> u64 {
+        self.takes() / self.takers.clamp(1, self.limits.cores as u64)
+    }
+
+    /// Do the workers run tiny tasks, and are there as many of them as can be of use? Then only a tick brings
+    /// more: that one of them loses its core for a moment is no reason to.
     fn are_enough(&self, workers: u32) -> bool {
-        let enough = self.pace >= LOCK_BOUND || (self.pace >= TINY && workers as usize >= self.limits.cores);
+        let pace = self.pace.max(self.pace_since_tick());
+        let enough = pace >= LOCK_BOUND || (pace >= TINY && workers as usize >= self.limits.cores);
         enough && workers > 0 && self.tick_at != Moment::NEVER
     }
 
@@ -986,13 +997,11 @@ impl<'a, Meta> State<'a, Meta> {
         // They were there at the last tick, and still are.
         let stuck = self.back.saturating_sub(self.queue.front());
         let stuck = usize::try_from(stuck).unwrap_or(usize::MAX).min(self.queue.len());
-        let takes = self.queue.front() - self.front;
-        let each = takes / self.takers.max(1);
+        let each = self.takes() / self.takers.max(1);
         // Workers that were busy and take nothing have lost their cores, or are blocked: the next tick tells.
         let faltered = each < BUSY && self.steady >= STEADY;
         self.steady = if each < BUSY { 0 } else { self.steady.saturating_add(1) };
-        // By the core: more workers than that only take turns.
-        self.pace = takes / self.takers.clamp(1, self.limits.cores as u64);
+        self.pace = self.pace_since_tick();
         let awake = self.threads_and_starts() - self.idle.len();
         let more = if stuck == 0 || faltered {
             0
