@@ -188,11 +188,11 @@
 //! | 16 | 5 µs | 14 µs |
 //! | 64 | 19 µs | 58 µs |
 //!
-//! Seen on two cores, the only ones this was measured on: tasks of 0.2, 0.5, 2, 5 and 10 µs took 3.4, 1.8,
-//! 1.2, 1.1 and 1.06 times as long as two bare threads take for the same work. From 2 µs on that is what a
-//! task costs its core, 0.3 µs with its submission, and no longer the lock. Where more threads are allowed
-//! than there are cores, few of them are awake: 16 on tiny tasks took what two take. (`cargo run --release -p
-//! inflight-benches -- --only grain`, and `--only contention`.)
+//! Seen on two cores, the only ones this was measured on: tasks of 0.2, 0.5, 1, 2, 5 and 10 µs took 3.5, 1.7,
+//! 1.4, 1.2, 1.08 and 1.04 times as long as two bare threads take for the same work. From 0.5 µs on that is
+//! the same 0.4 µs of a core's time for each task, its submission included, and no longer the lock. Where
+//! more threads are allowed than there are cores, few of them are awake: 16 on tiny tasks took what two take.
+//! (`cargo run --release -p inflight-benches -- --only grain`, and `--only contention`.)
 //!
 //! Past that, give each part of the program a manager of its own, since managers share nothing: two threads
 //! that flood one manager paid 0.5 µs a task, and with one each 0.12 µs. Or put more into a task. For fine
