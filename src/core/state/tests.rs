@@ -1782,6 +1782,41 @@ fn more_workers_than_cores_take_turns_and_are_no_reason_for_still_more() {
 }
 
 #[test]
+fn one_worker_is_enough_where_the_lock_is_what_limits() {
+    for by_worker in [false, true] {
+        for (each, starts) in [(LOCK_BOUND, 0), (LOCK_BOUND - 1, 1)] {
+            let mut sim = Sim::at_work(1).leaves(400);
+            sim.turns_over_many(0, usize::try_from(each).unwrap());
+            sim.now = sim.now.after(2 * RECENT);
+            sim.submit(Sort::Plain, false, by_worker, false);
+            assert_eq!(sim.starts.len(), starts, "by a worker: {by_worker}");
+            sim.check();
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_to_workers_that_sleep_however_fast_they_were() {
+    let mut sim = ticking();
+    sim.fill(600);
+    for hand in 0..2 {
+        sim.turns_over_many(hand, 300);
+    }
+    assert!(sim.queue.is_empty() && sim.state.tick_at != Moment::NEVER);
+    for hand in 0..2 {
+        sim.finish(hand, Outcome::Succeeds);
+        // One of them lingers, and then both are parked.
+        for _ in 0..2 {
+            sim.worker(hand, true);
+        }
+    }
+    assert_eq!(sim.state.idle.len(), 2);
+    sim.submit(Sort::Plain, false, false, false);
+    assert_eq!((sim.state.idle.len(), sim.state.told), (1, 1));
+    sim.check();
+}
+
+#[test]
 fn what_flows_stands_on_one_cache_line_with_the_lock() {
     let lock = align_of::<State<'static, u32>>();
     // The first two fields of the queue are its ends.
