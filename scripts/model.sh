@@ -11,4 +11,9 @@ export INFLIGHT_MODEL_ITERATIONS=${1:-300}
 export RUSTFLAGS="${RUSTFLAGS:-} --cfg inflight_model"
 # Apart, so that neither build throws the other's away.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/model
-cargo test --lib -- "${2:-model_tests::}"
+run=(cargo test --lib -- "${2:-model_tests::}")
+[[ $("${run[@]}" --list) == *": test"* ]] || {
+    echo "no model is called ${2:-model_tests::}" >&2
+    exit 1
+}
+"${run[@]}"

@@ -167,11 +167,22 @@
 //! their way. Then it leaves the task to them, and the supervisor looks after half a millisecond: tasks that
 //! stood in the queue at its last look and still do are stuck behind blocked ones, and get as many threads,
 //! up to twice as many as there are in one step. It adds none beyond the cores while those that are awake
-//! take a task every 60 µs or faster, since these are busy and not blocked. Where they were busy for two
-//! looks and now take nothing, they may have lost their cores for a moment: that takes one look more. And
-//! where they run tiny tasks, one in 8 µs, a submitter leaves it all to the supervisor. The measurements
-//! behind the numbers: waking a thread costs its submitter about 5 µs; eighteen threads on tiny tasks took
-//! 3.2 µs for each, where two took 0.2 µs.
+//! take a task every 60 µs or faster, since these are busy and not blocked, and none at all at one in 2 µs,
+//! where the lock is what limits. Where they were busy for two looks and now take nothing, they may have lost
+//! their cores for a moment: that takes one look more. And where they run tiny tasks, one in 8 µs on each
+//! core (or in 2 µs, if there are fewer of them than cores), a submitter leaves it all to the supervisor.
+//!
+//! What was seen that the numbers come from, on two cores:
+//!
+//! | number | seen |
+//! |---|---|
+//! | 20 µs | a worker with tiny tasks looks at the queue every 0.2 µs, one with tasks of 10 µs every ten; to wake another costs the submitter 5 µs |
+//! | two on their way, for 100 µs | from wake-up to work it takes 12 to 16 µs on idle cores, and some 50 on busy ones |
+//! | half a millisecond | 4,000 tasks that block had all their threads within 30 to 40 ms, most of which the kernel's switches take |
+//! | twice as many | without a bound, workers that lost their cores brought a crowd about |
+//! | 60 µs, 2 µs | 18 threads on tiny tasks took 3.2 µs for each, where two took 0.2 |
+//! | 8 µs on each core | without it, tasks that start tasks brought 270 to 700 threads about, and with it 3 to 9 |
+//! | two looks | with one, a worker that was blocked in every other half millisecond held up a backlog for good |
 //!
 //! # How far one lock goes
 //! What a manager knows stands behind one lock. A task's submitter holds it for about 25 ns, and its worker
@@ -195,7 +206,7 @@
 //! (`cargo run --release -p inflight-benches -- --only grain`, and `--only contention`.)
 //!
 //! Past that, give each part of the program a manager of its own, since managers share nothing: two threads
-//! that flood one manager paid 0.5 µs a task, and with one each 0.12 µs. Or put more into a task. For fine
+//! that flood one manager paid 0.23 to 0.5 µs a task, and with one each 0.12. Or put more into a task. For fine
 //! grain over data, `rayon` is better at it than this will ever be.
 //!
 //! # What to know about processes

@@ -932,6 +932,7 @@ impl<'a, Meta> State<'a, Meta> {
         let others = awake.saturating_sub(u32::from(by_worker));
         let on_their_way = self.starting + self.fresh + self.told;
         (others > 0 && recent(self.last_take, RECENT))
+            // Here it counts: its task is tiny, to all appearance. If it waits for this one, a tick brings another.
             || self.are_enough(awake)
             || (on_their_way >= ENOUGH_CALLED && recent(self.last_call, CALL))
     }
