@@ -8,30 +8,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
+use common::{HANG, in_time};
 use inflight::{Builder, Grace, Handle, Manager, TaskError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
-
-/// Guards against a hang: nothing in these tests takes as long.
-const HANG: Duration = Duration::from_secs(60);
-
-/// Fails, rather than hang, if `body` does not return.
-#[track_caller]
-fn within<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R {
-    let (done, is_done) = mpsc::channel();
-    let thread = thread::spawn(move || {
-        let answer = body();
-        let _ = done.send(());
-        answer
-    });
-    if is_done.recv_timeout(HANG) == Err(mpsc::RecvTimeoutError::Timeout) {
-        panic!("it hangs");
-    }
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
 
 // -- depth ----------------------------------------------------------------------------------------------------
 
@@ -50,7 +35,7 @@ fn next(manager: Manager<usize>, depth: usize, ran: Arc<AtomicUsize>) {
 
 fn in_sequence(build: impl FnOnce() -> Builder<usize>, depth: usize) {
     let manager = build().build().unwrap();
-    let ran = within(move || {
+    let ran = in_time(move || {
         let ran = Arc::new(AtomicUsize::new(0));
         next(manager.uncounted(), depth, Arc::clone(&ran));
         manager.wait();
@@ -84,7 +69,7 @@ fn a_counted_handle_that_each_task_passes_on_keeps_the_manager_open_to_the_end()
     let uncounted = manager.uncounted();
     // The last handle is dropped inside of the last task: that closes, and does not wait.
     next(manager, 1_000, Arc::clone(&ran));
-    within(move || {
+    in_time(move || {
         while !uncounted.is_closed() {
             thread::yield_now();
         }
@@ -102,7 +87,7 @@ fn joins_that_nest_run_on_the_joiners_stack() {
         let handle = manager.uncounted();
         depth + manager.spawn((), move |_| Ok(sum(&handle, depth - 1))).unwrap().join().unwrap()
     }
-    let total = within(|| {
+    let total = in_time(|| {
         let manager = Manager::builder().max_threads(1).stack_size(16 << 20).build().unwrap();
         let handle = manager.uncounted();
         manager.spawn((), move |_| Ok(sum(&handle, 1_000))).unwrap().join().unwrap()
@@ -127,7 +112,7 @@ fn two_managers_that_start_work_on_each_other() {
         .unwrap();
     }
     for threads in [1, 4] {
-        let hits = within(move || {
+        let hits = in_time(move || {
             let build = || Manager::builder().max_threads(threads).build().unwrap();
             let (one, two) = (build(), build());
             let hits = Arc::new(AtomicUsize::new(0));
@@ -149,7 +134,7 @@ fn two_managers_that_start_work_on_each_other() {
 
 #[test]
 fn two_managers_whose_hooks_own_and_wait_for_each_other() {
-    within(|| {
+    in_time(|| {
         let (one, two) = (Manager::builder().build().unwrap(), Manager::builder().build().unwrap());
         let other = two.uncounted();
         one.on_task_succeeded(move |_, &nth: &usize| {
@@ -175,7 +160,7 @@ fn two_managers_whose_hooks_own_and_wait_for_each_other() {
 
 #[test]
 fn a_manager_is_dropped_inside_of_the_others_task() {
-    within(|| {
+    in_time(|| {
         let (outer, ran) = (Manager::builder().max_threads(1).build().unwrap(), Arc::default());
         let count: Arc<AtomicUsize> = Arc::clone(&ran);
         outer
@@ -267,7 +252,7 @@ fn a_meta_and_a_closure_without_size() {
 #[test]
 fn thousands_of_handles_are_cloned_and_dropped_while_tasks_end() {
     for _ in 0..20 {
-        let ran = within(|| {
+        let ran = in_time(|| {
             let manager = Manager::builder().max_threads(4).keep_alive(Duration::ZERO).build().unwrap();
             let ran = Arc::new(AtomicUsize::new(0));
             thread::scope(|scope| {
@@ -294,7 +279,7 @@ fn thousands_of_handles_are_cloned_and_dropped_while_tasks_end() {
 
 #[test]
 fn handles_of_tasks_are_joined_cancelled_and_dropped_from_everywhere() {
-    let (ended, answered, stats) = within(|| {
+    let (ended, answered, stats) = in_time(|| {
         let manager = Manager::builder().max_threads(3).build().unwrap();
         let ended = Arc::new(AtomicUsize::new(0));
         let (succeeded, failed) = (Arc::clone(&ended), Arc::clone(&ended));
@@ -377,7 +362,7 @@ impl Drop for Waits {
 
 #[test]
 fn whoever_waits_for_its_own_manager_is_told_so() {
-    let answers = within(|| {
+    let answers = in_time(|| {
         let manager = Manager::builder().max_threads(1).build().unwrap();
         let (says, said) = mpsc::channel();
         let (hook, hook_says) = (manager.uncounted(), says.clone());
@@ -409,7 +394,7 @@ fn whoever_waits_for_its_own_manager_is_told_so() {
 
 #[test]
 fn a_task_that_joins_itself_is_told_so() {
-    let outcome = within(|| {
+    let outcome = in_time(|| {
         let manager = Manager::builder().build().unwrap();
         let (give, given) = mpsc::channel::<Handle<()>>();
         let handle = manager.spawn((), move |_| Ok(given.recv()?.join()?)).unwrap();
@@ -440,7 +425,7 @@ fn a_capture_that_joins_its_own_task_is_told_so() {
     for (panics, cancels, expected) in
         [(false, false, "told so"), (true, false, "let go"), (false, true, "told so")]
     {
-        let answer = within(move || {
+        let answer = in_time(move || {
             let manager = Manager::builder().max_threads(1).build().unwrap();
             let (open, gate) = mpsc::channel::<()>();
             manager.run((), move |_| Ok(gate.recv()?)).unwrap();
@@ -466,7 +451,7 @@ fn a_capture_that_joins_its_own_task_is_told_so() {
 #[test]
 fn the_last_handle_is_dropped_inside_of_its_task_or_its_hook() {
     for in_hook in [false, true] {
-        let ran = within(move || {
+        let ran = in_time(move || {
             let manager = Manager::builder().max_threads(1).build().unwrap();
             let uncounted = manager.uncounted();
             let ran = Arc::new(AtomicUsize::new(0));

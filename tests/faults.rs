@@ -9,6 +9,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
+use common::{HANG, in_time};
 use inflight::{
     BoxError, Builder, Context, Grace, Manager, ManualClock, Phase, Reason, Rejected, Retry, Task, TaskError,
     TaskInfo,
@@ -20,24 +23,6 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
-
-/// Guards against a hang: nothing in these tests takes as long.
-const HANG: Duration = Duration::from_secs(60);
-
-/// Fails, rather than hang, if `body` does not return.
-#[track_caller]
-fn within<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R {
-    let (done, is_done) = mpsc::channel();
-    let thread = thread::spawn(move || {
-        let answer = body();
-        let _ = done.send(());
-        answer
-    });
-    if is_done.recv_timeout(HANG) == Err(mpsc::RecvTimeoutError::Timeout) {
-        panic!("it hangs");
-    }
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
 
 // -- threads that are refused ---------------------------------------------------------------------------------
 
@@ -95,7 +80,7 @@ fn counted(manager: &Manager<usize>) -> Ends {
 fn survives(build: impl Fn() -> Builder<usize>) {
     for (pattern, grants) in PATTERNS {
         let builder = build().thread_gate(gate(grants));
-        let (accepted, rejected, ran, ends, stats) = within(move || {
+        let (accepted, rejected, ran, ends, stats) = in_time(move || {
             let manager = builder.build().unwrap();
             let ends = counted(&manager);
             let ran = Arc::new(AtomicUsize::new(0));
@@ -154,7 +139,7 @@ fn a_small_number_of_threads_per_task_that_are_refused_loses_no_task() {
 fn a_scope_whose_threads_are_refused_loses_no_task() {
     for thread_per_task in [false, true] {
         for (pattern, grants) in PATTERNS {
-            let (accepted, rejected, ran) = within(move || {
+            let (accepted, rejected, ran) = in_time(move || {
                 let builder = Manager::<usize>::builder().thread_gate(gate(grants));
                 let builder = if thread_per_task { builder.thread_per_task() } else { builder };
                 let ran = AtomicUsize::new(0);
@@ -198,7 +183,7 @@ fn without_a_supervisor_only_what_needs_it_is_handed_back() {
     let gate = |name: &str| {
         if name.ends_with("supervisor") { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     };
-    within(move || {
+    in_time(move || {
         let manager = Manager::builder().thread_gate(gate).build().unwrap();
         let ends = counted(&manager);
         let ran = Arc::new(AtomicUsize::new(0));
@@ -217,7 +202,7 @@ fn without_a_supervisor_only_what_needs_it_is_handed_back() {
 fn a_clock_that_jumps_ends_each_task_once() {
     const YEAR: Duration = Duration::from_secs(365 * 86_400);
     for jump in [Duration::from_secs(60), YEAR, Duration::MAX] {
-        within(move || {
+        in_time(move || {
             let clock = ManualClock::new();
             let manager = Manager::builder().clock(&clock).max_threads(3).build().unwrap();
             let ends = counted(&manager);
@@ -275,7 +260,7 @@ fn a_clock_that_jumps_ends_each_task_once() {
 
 #[test]
 fn a_clock_that_jumps_ends_every_wait_that_has_a_budget() {
-    within(|| {
+    in_time(|| {
         let clock = ManualClock::new();
         let manager = Manager::builder().clock(&clock).build().unwrap();
         let (open, gate) = mpsc::channel::<()>();
@@ -540,7 +525,7 @@ fn turns_on(turns: Turns, builder: Builder<Meta>) -> BTreeMap<&'static str, usiz
 
 /// All of that on one manager; answers where the user's code has run.
 fn all_turns(turns: Turns, build: fn() -> Builder<Meta>) {
-    let seen = within(move || turns_on(turns, build()));
+    let seen = in_time(move || turns_on(turns, build()));
     if matches!(turns, Turns::CallsBack | Turns::Panics | Turns::CallsBackAndPanics) {
         let missing: Vec<_> = PLACES.iter().filter(|place| !seen.contains_key(*place)).collect();
         assert!(missing.is_empty(), "{turns:?}: not reached: {missing:?}");
@@ -594,7 +579,7 @@ fn code_that_turns_on_an_inline_manager_from_everywhere_hangs_and_kills_nothing(
 #[test]
 fn a_handle_whose_value_turns_on_the_manager_when_it_is_dropped() {
     for turns in TURNS {
-        within(move || {
+        in_time(move || {
             let manager = Manager::builder().build().unwrap();
             let mischief = Mischief { turns, manager: Arc::default(), seen: Arc::default() };
             assert!(mischief.manager.set(manager.uncounted()).is_ok());

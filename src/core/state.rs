@@ -909,9 +909,9 @@ impl<'a, Meta> State<'a, Meta> {
         self.queue.front() - self.front
     }
 
-    /// The same by the core: more workers than that only take turns.
+    /// The same by the core: more workers than that only take turns. Where no worker took any, others did.
     fn pace_since_tick(&self) -> u64 {
-        self.takes() / self.takers.clamp(1, self.limits.cores as u64)
+        self.takes().checked_div(self.takers.min(self.limits.cores as u64)).unwrap_or(0)
     }
 
     /// Do the workers run tiny tasks, and are there as many of them as can be of use? Then only a tick brings
@@ -998,7 +998,7 @@ impl<'a, Meta> State<'a, Meta> {
         // They were there at the last tick, and still are.
         let stuck = self.back.saturating_sub(self.queue.front());
         let stuck = usize::try_from(stuck).unwrap_or(usize::MAX).min(self.queue.len());
-        let each = self.takes() / self.takers.max(1);
+        let each = self.takes().checked_div(self.takers).unwrap_or(0);
         // Workers that were busy and take nothing have lost their cores, or are blocked: the next tick tells.
         let faltered = each < BUSY && self.steady >= STEADY;
         self.steady = if each < BUSY { 0 } else { self.steady.saturating_add(1) };

@@ -69,9 +69,16 @@ pub(crate) fn until(mut holds: impl FnMut() -> bool) {
 /// Runs what would hang if the library were broken, so that the test fails instead.
 #[track_caller]
 pub(crate) fn in_time<R: Send + 'static>(code: impl FnOnce() -> R + Send + 'static) -> R {
-    let (sends, receives) = mpsc::channel();
-    std::thread::spawn(move || sends.send(code()));
-    receives.recv_timeout(HANG).expect("it neither hangs nor panics")
+    let (ends, ended) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let answer = code();
+        let _ = ends.send(());
+        answer
+    });
+    if ended.recv_timeout(HANG) == Err(mpsc::RecvTimeoutError::Timeout) {
+        panic!("it hangs");
+    }
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Counts drops.
