@@ -1817,6 +1817,17 @@ fn nothing_is_left_to_workers_that_sleep_however_fast_they_were() {
 }
 
 #[test]
+fn tasks_that_are_cancelled_make_no_worker_a_fast_one() {
+    let mut sim = Sim::at_work(1).leaves(400);
+    for _ in 0..300 {
+        sim.take_out(0, false);
+    }
+    sim.now = sim.now.after(2 * RECENT);
+    sim.submit(Sort::Plain, false, false, false);
+    assert_eq!(sim.starts.len(), 1, "the only worker is blocked");
+}
+
+#[test]
 fn what_flows_stands_on_one_cache_line_with_the_lock() {
     let lock = align_of::<State<'static, u32>>();
     // The first two fields of the queue are its ends.
