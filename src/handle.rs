@@ -200,7 +200,7 @@ pub(crate) struct Shared<T> {
     answer: Mutex<Answer<T>>,
     given: Condvar,
     /// Where the task stands in the queue, as long as it does.
-    place: Place,
+    pub(crate) place: Place,
 }
 
 struct Answer<T> {

@@ -355,6 +355,9 @@ pub(crate) struct RecordOf<Meta, J: ?Sized> {
 
 pub(crate) type Record<'a, Meta> = RecordOf<Meta, dyn Job + 'a>;
 
+/// What a hand listed and has let go of: it may be the last owner, and is dropped without the lock.
+pub(crate) type Parting<'a, Meta> = Option<Arc<Record<'a, Meta>>>;
+
 impl<Meta, J: ?Sized> RecordOf<Meta, J> {
     pub(crate) fn id(&self) -> TaskId {
         TaskId(self.id.load(Ordering::Relaxed))

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Core;
 use super::state::{Effects, Ended, Order, Pause, Refusal, State, Tally, Wait};
+use super::tray::Tray;
 use super::unwind::{self, Panic};
 use crate::clock::Moment;
 use crate::context::{Cause, Context, Control, Notice, Values};
@@ -15,8 +16,8 @@ use crate::error::{BoxError, TaskError};
 use crate::hooks::{Carried, Copy, Guards, Hooks, call_each};
 use crate::info::Phase;
 use crate::retry::Backoff;
-use crate::sync::{Arc, Ordering};
-use crate::task::{Kind, Luggage, Record, Task};
+use crate::sync::{Arc, Mutex, Ordering};
+use crate::task::{Kind, Luggage, Parting, Record, Task};
 
 /// A loop without a period whose iterations fail pauses for this long, doubling up to `LOOP_PAUSE_MAX`.
 const LOOP_PAUSE_FIRST: Duration = Duration::from_millis(10);
@@ -106,6 +107,29 @@ impl<'a, Meta> Desk<'a, Meta> {
             }
         };
         state.hold(self.hand, twin, phase, watch, fx);
+    }
+
+    /// The task in hand, one from `tray`, has ended as `turn` says: the next of the tray is in hand now, with a
+    /// context of its own. `None`: see [`Tray::turn_over`]. [`identify`](Self::identify) is to follow.
+    #[inline]
+    pub(crate) fn turn_over(
+        &self,
+        tray: &Mutex<Tray<'a, Meta>>,
+        turn: &Option<Turn<'a, Meta>>,
+        now: Moment,
+    ) -> Option<(Task<'a, Meta>, Parting<'a, Meta>)> {
+        let Some(Turn::Ended(Ended { tally, .. })) = turn else { return None };
+        let mut tray = tray.lock();
+        // Somebody has kept a context: the state is to know of another control.
+        if Arc::strong_count(self.control()) > 2 {
+            return None;
+        }
+        let (task, done) = tray.turn_over(*tally == Tally::Succeeded)?;
+        self.control().reset(1, now, Moment::NEVER);
+        if self.control().is_observed() {
+            self.control().observe(None, None);
+        }
+        Some((task, done))
     }
 
     /// As `begin`, for a task with luggage. Answers when its attempt is to be looked at for a stall.

@@ -19,7 +19,7 @@ use super::state::{Limits, Policy, TICK};
 use super::{Config, Core, Role};
 use crate::clock::ManualClock;
 use crate::sync::Arc;
-use crate::{Grace, Manager, Reason, Retry, Task, TaskError};
+use crate::{Grace, Handle, Manager, Reason, Retry, Task, TaskError};
 
 /// Runs `model` under many schedules.
 fn check(model: impl Fn() + Send + Sync + 'static) {
@@ -734,4 +734,107 @@ fn a_cancel_and_a_queue_that_closes_its_gaps() {
         drop(shut);
         assert!(front.join().is_ok() && running.join().is_ok());
     });
+}
+
+/// Many tiny tasks, of which one worker runs the first; it goes on once it is let go.
+fn flood(max_threads: usize, tasks: u32) -> (Manager<u32>, Seen, Vec<Handle<()>>, impl FnOnce()) {
+    let manager = Setup { max_threads, may_leave: true, ..Setup::default() }.manager();
+    let seen = Seen::by(&manager);
+    let (gate, ran) = (Arc::new(AtomicBool::new(false)), Arc::clone(&seen.ran));
+    let opened = Arc::clone(&gate);
+    for _ in 0..max_threads {
+        let (gate, ran) = (Arc::clone(&gate), Arc::clone(&ran));
+        manager
+            .run(0, move |_| {
+                while !gate.load(SeqCst) {
+                    thread::yield_now();
+                }
+                ran.fetch_add(1, SeqCst);
+                Ok(())
+            })
+            .unwrap();
+    }
+    let handles = (1..=tasks).map(|meta| {
+        let mut task = seen.task();
+        manager.spawn(meta, move |cx| task(cx)).unwrap()
+    });
+    let handles = handles.collect();
+    (manager, seen, handles, move || opened.store(true, SeqCst))
+}
+
+/// Planted: `State::settle` does not count what has ended; and: `State::len` is asked for without `ask`.
+#[test]
+fn trays_and_those_who_ask() {
+    for workers in [1, 2] {
+        check(move || {
+            let (manager, seen, _handles, open) = flood(workers, 10);
+            let asker = {
+                let (manager, seen) = (manager.uncounted(), seen.clone());
+                thread::spawn(move || {
+                    let mut before = usize::MAX;
+                    for _ in 0..4 {
+                        let listed = manager.tasks().len();
+                        // A task has left the count only after its hook.
+                        let reported = seen.succeeded.load(SeqCst);
+                        assert!(listed <= before && listed + reported >= 10 + workers);
+                        let stats = manager.stats();
+                        assert!(manager.len() <= listed && stats.succeeded as usize + listed >= 10 + workers);
+                        before = listed;
+                    }
+                })
+            };
+            open();
+            manager.wait();
+            seen.expect(10 + workers, 10 + workers, 0);
+            assert_eq!((manager.len(), seen.dropped.load(SeqCst)), (0, 10));
+            asker.join().unwrap();
+        });
+    }
+}
+
+/// Planted: `Core::cancel_task` does not ask; and: a worker goes on with a tray that it remembers, not with what is
+/// left in it.
+#[test]
+fn trays_and_those_who_take_out_of_them() {
+    for workers in [1, 2] {
+        check(move || {
+            let (manager, seen, mut handles, open) = flood(workers, 10);
+            let (joined, cancelled) = (handles.swap_remove(7), handles.swap_remove(5));
+            let other = thread::spawn(move || {
+                cancelled.cancel();
+                cancelled.join()
+            });
+            open();
+            joined.join().unwrap();
+            let failed = usize::from(other.join().unwrap().is_err());
+            manager.wait();
+            seen.expect(10 + workers - failed, 10 + workers - failed, failed);
+        });
+    }
+}
+
+/// Planted: `State::abandon` does not ask; and: a tray is taken of what is only to be ended.
+#[test]
+fn trays_and_a_shutdown() {
+    for workers in [1, 2] {
+        check(move || {
+            let (manager, seen, handles, open) = flood(workers, 10);
+            let other = {
+                let manager = manager.uncounted();
+                thread::spawn(move || manager.shutdown(Grace::drain(Duration::ZERO)))
+            };
+            open();
+            let named = other.join().unwrap().err();
+            // What ran on then ends later.
+            manager.wait();
+            let ends = [&seen.succeeded, &seen.failed].map(|count| count.load(SeqCst));
+            assert_eq!(ends[0] + ends[1], 10 + workers, "each ends once");
+            for handle in handles {
+                let id = handle.id();
+                if let Err(TaskError::Abandoned) = handle.join() {
+                    assert!(named.iter().any(|left| left.tasks().iter().any(|task| task.id() == id)));
+                }
+            }
+        });
+    }
 }

@@ -18,19 +18,61 @@ pub(crate) struct Queue<T> {
     gaps: usize,
     /// From that of `front` on, up to that of the last item at least. An empty queue may have none.
     blocks: VecDeque<Block<T>>,
-    /// The one that was emptied last, to be filled next.
-    spare: Option<Block<T>>,
+    /// Emptied ones, to be filled next.
+    spare: Vec<Block<T>>,
 }
 
-/// How many places a block has: some 10 KiB. Smaller ones cost a flood up to a tenth, since submitter and worker
-/// then meet in the list of blocks more often. With fewer places in use, gaps are not worth closing.
-const BLOCK: usize = if cfg!(inflight_model) { 4 } else { 256 };
+/// How many places a block has. With fewer in use, gaps are not worth closing. Tests need few tasks to fill one.
+pub(crate) const BLOCK: usize = if cfg!(inflight_model) {
+    2
+} else if cfg!(test) {
+    4
+} else {
+    64
+};
+
+/// How many blocks are kept to be filled again.
+const SPARE: usize = 4;
 
 type Block<T> = Box<[Option<T>; BLOCK]>;
 
+/// The rest of a block that was taken out of the queue whole.
+pub(crate) struct Batch<T> {
+    block: Option<Block<T>>,
+    at: usize,
+}
+
+impl<T> Default for Batch<T> {
+    fn default() -> Self {
+        Batch { block: None, at: 0 }
+    }
+}
+
+impl<T> Batch<T> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.block.is_none() || self.at == BLOCK
+    }
+
+    /// The first item, if it is there and `takes` says so.
+    #[inline]
+    pub(crate) fn next_if(&mut self, takes: impl FnOnce(&T) -> bool) -> Option<T> {
+        let slot = self.block.as_mut()?.get_mut(self.at)?;
+        if slot.as_ref().is_some_and(takes) {
+            self.at += 1;
+            return slot.take();
+        }
+        None
+    }
+
+    #[cfg(test)]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.block.iter().flat_map(|block| block[self.at..].iter().flatten())
+    }
+}
+
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Queue { front: 0, back: 0, gaps: 0, blocks: VecDeque::new(), spare: None }
+        Queue { front: 0, back: 0, gaps: 0, blocks: VecDeque::new(), spare: Vec::new() }
     }
 }
 
@@ -80,7 +122,7 @@ impl<T> Queue<T> {
     pub(crate) fn push(&mut self, item: impl FnOnce(u64) -> T) {
         let place = self.back;
         if self.spot(place).0 == self.blocks.len() {
-            let block = self.spare.take().unwrap_or_else(|| Box::new([const { None }; BLOCK]));
+            let block = self.fresh_block();
             self.blocks.push_back(block);
         }
         *self.slot(place) = Some(item(place));
@@ -99,6 +141,47 @@ impl<T> Queue<T> {
         item
     }
 
+    /// Takes out the first items, up to the end of their block, while there are at least as many blocks' worth
+    /// behind them as there are `left`. Not where there are gaps.
+    #[inline]
+    pub(crate) fn pop_batch(&mut self, left: usize) -> Option<Batch<T>> {
+        if self.gaps > 0 || self.places() < (left + 1) * BLOCK {
+            return None;
+        }
+        let at = (self.front % BLOCK as u64) as usize;
+        let block = self.blocks.pop_front();
+        self.front += (BLOCK - at) as u64;
+        Some(Batch { block, at })
+    }
+
+    /// Puts what is left of the batch that was taken last back where it stood, at the front. `moved` is told of
+    /// the place that each item has now.
+    pub(crate) fn put_back(&mut self, batch: Batch<T>, mut moved: impl FnMut(&T, u64)) {
+        let Some(mut block) = batch.block else { return };
+        for slot in block[batch.at..].iter_mut().rev() {
+            let Some(item) = slot.take() else { continue };
+            if self.blocks.is_empty() || self.front % BLOCK as u64 == 0 {
+                let block = self.fresh_block();
+                self.blocks.push_front(block);
+            }
+            self.front -= 1;
+            moved(&item, self.front);
+            *self.slot(self.front) = Some(item);
+        }
+        self.keep(Some(block));
+    }
+
+    fn fresh_block(&mut self) -> Block<T> {
+        self.spare.pop().unwrap_or_else(|| Box::new([const { None }; BLOCK]))
+    }
+
+    /// `block` is empty.
+    fn keep(&mut self, block: Option<Block<T>>) {
+        if self.spare.len() < SPARE {
+            self.spare.extend(block);
+        }
+    }
+
     /// The list of a burst's blocks is given back once the burst is over.
     fn rest(&mut self) {
         if self.blocks.capacity() > BLOCK {
@@ -111,7 +194,8 @@ impl<T> Queue<T> {
     fn pass(&mut self) {
         self.front += 1;
         if self.front % BLOCK as u64 == 0 {
-            self.spare = self.blocks.pop_front();
+            let block = self.blocks.pop_front();
+            self.keep(block);
         }
     }
 
@@ -160,7 +244,7 @@ impl<T> Queue<T> {
 
     /// Gives back the memory that it keeps to be used again.
     pub(crate) fn shrink(&mut self) {
-        self.spare = None;
+        self.spare = Vec::new();
         if self.is_empty() {
             self.blocks = VecDeque::new();
         }
@@ -248,7 +332,7 @@ mod tests {
         let (mut queue, places) = filled(10);
         while queue.pop().is_some() {}
         queue.shrink();
-        assert!(queue.spare.is_none() && queue.blocks.capacity() == 0);
+        assert!(queue.spare.is_empty() && queue.blocks.capacity() == 0);
         let place = Cell::new(0);
         queue.push(|new| {
             place.set(new);
@@ -272,6 +356,9 @@ mod tests {
     enum Op {
         Push,
         Pop,
+        PopBatch(usize),
+        NextOfBatch,
+        PutBack,
         Remove(usize),
         Drain,
         Shrink,
@@ -281,6 +368,9 @@ mod tests {
         let op = prop_oneof![
             30 => Just(Op::Push),
             12 => Just(Op::Pop),
+            3 => (0..3_usize).prop_map(Op::PopBatch),
+            6 => Just(Op::NextOfBatch),
+            3 => Just(Op::PutBack),
             20 => any::<usize>().prop_map(Op::Remove),
             1 => Just(Op::Drain),
             3 => Just(Op::Shrink)
@@ -298,7 +388,7 @@ mod tests {
             // What the items know: their place, while they are in the queue.
             let places = std::cell::RefCell::new(Vec::new());
             let mut model: Vec<usize> = Vec::new();
-            let mut front = 0;
+            let mut batches: Vec<Batch<usize>> = Vec::new();
             for op in std::iter::repeat_n(Op::Push, start).chain(ops) {
                 match op {
                     Op::Push => queue.push(|place| {
@@ -310,6 +400,27 @@ mod tests {
                     Op::Pop => {
                         let first = (!model.is_empty()).then(|| model.remove(0));
                         prop_assert_eq!(queue.pop(), first);
+                    }
+                    Op::PopBatch(left) => {
+                        let Some(batch) = queue.pop_batch(left) else { continue };
+                        let items: Vec<_> = batch.iter().copied().collect();
+                        prop_assert!(!items.is_empty() && items.len() <= BLOCK && queue.len() >= left * BLOCK);
+                        prop_assert_eq!(model.drain(..items.len()).collect::<Vec<_>>(), items);
+                        batches.push(batch);
+                    }
+                    Op::NextOfBatch => {
+                        let Some(batch) = batches.last_mut() else { continue };
+                        let first = batch.iter().next().copied();
+                        prop_assert_eq!(batch.is_empty(), first.is_none());
+                        prop_assert_eq!(batch.next_if(|_| false), None);
+                        prop_assert_eq!(batch.next_if(|item| Some(*item) == first), first);
+                    }
+                    Op::PutBack => {
+                        // What was taken out last stands first.
+                        let Some(batch) = batches.pop() else { continue };
+                        let items: Vec<_> = batch.iter().copied().collect();
+                        queue.put_back(batch, |&item, place| places.borrow_mut()[item] = place);
+                        model.splice(0..0, items);
                     }
                     Op::Remove(which) if !model.is_empty() => {
                         let item = model.remove(which % model.len());
@@ -331,8 +442,7 @@ mod tests {
                         prop_assert!(!model.is_empty() || queue.blocks.capacity() == 0);
                     }
                 }
-                prop_assert!(queue.front() >= front, "a place that was passed is not given again");
-                front = queue.front();
+                prop_assert!(queue.spare.len() <= SPARE);
                 prop_assert_eq!((queue.len(), queue.is_empty()), (model.len(), model.is_empty()));
             }
             prop_assert_eq!(queue.iter().copied().collect::<Vec<_>>(), model.clone());

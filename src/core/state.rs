@@ -10,12 +10,14 @@
 //! | place | it waits for | who may take it, and where to |
 //! |---|---|---|
 //! | a [`Hand`] | nothing: a thread has it | that thread alone: to the queue, to the timers, to its end |
-//! | `queue` | a thread | any worker; a joiner or a canceller, by its place; into a hand |
+//! | `queue` | a thread | any worker; a joiner or a canceller, by its place; into a hand, or into a tray |
+//! | a [`Tray`] | its worker | that worker: into its hand; whoever has it come in: back into the queue |
 //! | `timers` | its time | the supervisor, `close` and `cancel`: into the queue |
 //! | `doomed` | its end | the shutdown that gave it up, which had it from queue and timers: into a hand |
 //!
 //! Taking a task out of its place, under the lock, is the sole right to run it or to end it; so it ends once.
-//! What a place holds is moved by transitions alone, so it is not lost between two.
+//! What a place holds is moved by transitions alone, so it is not lost between two. A tray has a lock of its own,
+//! which its worker needs no other for, and which who has it come in holds besides this state's: see `call_in`.
 //!
 //! # What a thread does, and who says so
 //!
@@ -37,6 +39,9 @@
 //! - `pending` = those of them that have not started and that nobody has taken to end them.
 //! - `threads` = workers' hands that are granted = fresh + awake + lingering + idle + told + leaving.
 //! - `coming` = starting + fresh + lingering + told: threads that are on their way to the queue.
+//! - While trays are out, `once` and `pending` are too high, and `succeeded` and `failed` too low, by what has ended
+//!   from them; so who needs the numbers has them come in (`ask`). Zero is zero all the same: who has a tray has a
+//!   task in hand, and counts its end here.
 //!
 //! # Why no wake-up is lost
 //!
@@ -67,11 +72,17 @@
 //! likewise, a worker that has left its place under the cap) looks at the queue in its stead. And there is a
 //! thread: no task is accepted before one is granted, and the last stays while any is live.
 //!
+//! *No task stays in a tray while another thread could take it.* Trays are out only while the supervisor ticks, or
+//! while all threads that there may be are at work. A tick has them all come in; so has a worker that finds the
+//! queue empty, or a tray out for longer than its tasks take; and so has whoever ends such a state: the arming of
+//! a tick, a start that is refused, a worker that leaves.
+//!
 //! # Why the lock order is trivial
 //!
 //! This state's lock is the first: who takes it holds no other of ours (asserted). Under it come, one at a
-//! time, the locks of an attempt (its sleepers, its pulse) and of a job. Two of these are held over one more
-//! that nothing is held over, the sleepers' over a sleeper's own and a job's over its answer's. All others
+//! time, the locks of a tray, of an attempt (its sleepers, its pulse) and of a job. Three of these are held over
+//! one more that nothing is held over, a tray's over a pulse, the sleepers' over a sleeper's own and a job's over
+//! its answer's. All others
 //! (hooks, the notifier's bell) stand alone. So nobody waits in a circle; and since none of them is held
 //! while code of the user's runs, which [`unwind::catch`](super::unwind::catch) asserts in debug builds, no
 //! lock of the user's can close one.
@@ -79,14 +90,15 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use super::queue::Queue;
+use super::queue::{BLOCK, Queue};
+use super::tray::{Due, Tray};
 use crate::clock::Moment;
 use crate::context::Control;
 #[cfg(feature = "metrics")]
 use crate::info::Load;
 use crate::info::{Phase, Sight, Stats, TaskInfo};
-use crate::sync::{Arc, AtomicBool, CachePadded, Condvar, Ordering};
-use crate::task::{Kind, Record, Task, TaskId};
+use crate::sync::{Arc, AtomicBool, CachePadded, Condvar, Mutex, Ordering};
+use crate::task::{Kind, Parting, Record, Task, TaskId};
 
 /// A queue that was looked at this recently is left to the workers that are awake.
 ///
@@ -112,6 +124,21 @@ const TINY: u64 = 64;
 /// Workers that take this many each in one tick (one in 2 µs) spend their time on the queue's lock: even a
 /// core that idles would not help them.
 const LOCK_BOUND: u64 = 256;
+
+/// Tasks of no more than this are tiny enough to be taken by the tray (`LOCK_BOUND` of them fill a tick; without
+/// optimization everything takes longer), and so many in a row make it likely that the next are, too: as many as
+/// are taken then.
+const TINY_TASK: Duration = Duration::from_micros(if cfg!(debug_assertions) { 20 } else { 2 });
+const ENOUGH_TINY: u32 = BLOCK as u32;
+
+/// How long a tray may take. A worker whose tray is out for longer is held up.
+const TRAY: Duration = Duration::from_nanos(TINY_TASK.as_nanos() as u64 * BLOCK as u64);
+
+/// Who takes a tray leaves so many blocks to the others.
+const LEFT: usize = 1;
+
+/// For so many tasks no tray is taken after one was asked for: what that costs is then little for each.
+const PAUSE: u64 = 32 * BLOCK as u64;
 
 /// Ticks in a row that make workers busy ones, which are given one tick more when they falter. With fewer, one
 /// that is blocked in every other tick would be taken for one that loses its core.
@@ -182,14 +209,15 @@ struct Hand<'a, Meta> {
     lingered: bool,
     /// The tick in which it last took one.
     beat: u64,
+    /// When it was last at the queue and took one, how many it has run since, and how many tiny ones in a row.
+    took_at: Moment,
+    ran: u32,
+    tiny: u32,
     thread: Option<Arc<str>>,
     /// What it uses for each of its attempts: see `Desk`.
     control: Option<Arc<Control>>,
     held: Option<Held<'a, Meta>>,
 }
-
-/// What a hand listed and has let go of: it may be the last owner, and is dropped without the lock.
-pub(crate) type Parting<'a, Meta> = Option<Arc<Record<'a, Meta>>>;
 
 struct Held<'a, Meta> {
     record: Arc<Record<'a, Meta>>,
@@ -214,6 +242,13 @@ impl HeldBack {
     fn of(&mut self, phase: Phase) -> &mut usize {
         if phase == Phase::Delayed { &mut self.delayed } else { &mut self.queued }
     }
+}
+
+/// A tray, whose it is, and since when.
+struct Out<'a, Meta> {
+    hand: usize,
+    since: Moment,
+    tray: Arc<Mutex<Tray<'a, Meta>>>,
 }
 
 struct Slot<'a, Meta> {
@@ -242,13 +277,6 @@ pub(crate) struct Pause {
     pub(crate) tally: Tally,
 }
 
-/// A task in the queue. The second of its record's owners stands ready for the hand that will list it, so that
-/// a worker need not touch the record, which is in its submitter's cache, before it has let go of the lock.
-struct Due<'a, Meta> {
-    task: Task<'a, Meta>,
-    twin: Arc<Record<'a, Meta>>,
-}
-
 /// What is to be done with a task that was taken from the queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Order {
@@ -264,8 +292,8 @@ pub(crate) enum Order {
 
 /// What a worker does next.
 pub(crate) enum Next<'a, Meta> {
-    /// With the record once more, for [`State::hold`].
-    Take(Task<'a, Meta>, Arc<Record<'a, Meta>>, Order),
+    /// With the record once more, for [`State::hold`], and perhaps with a tray of tasks to follow.
+    Take(Task<'a, Meta>, Arc<Record<'a, Meta>>, Order, Option<Arc<Mutex<Tray<'a, Meta>>>>),
     /// Look at the hint for some microseconds, then ask again.
     Linger,
     /// Wait for the token, until this moment at the latest.
@@ -444,6 +472,10 @@ pub(crate) struct State<'a, Meta> {
     /// Idle workers; the one that went idle last is woken first, so that the surplus ages.
     idle: Vec<usize>,
     limits: Limits,
+    /// Trays that are out, in the order in which they were taken.
+    trays: Vec<Out<'a, Meta>>,
+    /// No tray is taken before this place in the queue has been passed.
+    trays_from: u64,
 
     // -- submitters that wait for room in the backlog
     /// Those that have no place yet.
@@ -517,6 +549,8 @@ impl<'a, Meta> State<'a, Meta> {
             slots: Vec::new(),
             idle: Vec::new(),
             limits,
+            trays: Vec::new(),
+            trays_from: 0,
             blocked: 0,
             offered: 0,
             claimed: 0,
@@ -664,6 +698,7 @@ impl<'a, Meta> State<'a, Meta> {
 
     /// Makes everything that waits due now, to be ended by whoever takes it.
     pub(crate) fn cancel(&mut self, now: Moment, fx: &mut Effects) {
+        self.ask();
         self.cancelled = true;
         self.release_timers(now, fx, |_, _| true);
     }
@@ -904,7 +939,8 @@ impl<'a, Meta> State<'a, Meta> {
         self.tell_or_start(now, fx);
     }
 
-    /// How many tasks have been taken since the last tick, or by others than a worker.
+    /// How many tasks have been taken since the last tick, or by others than a worker. What is out in trays counts:
+    /// only who turns over tiny tasks has one.
     fn takes(&self) -> u64 {
         self.queue.front() - self.front
     }
@@ -988,6 +1024,7 @@ impl<'a, Meta> State<'a, Meta> {
     }
 
     fn begin_beat(&mut self) {
+        self.call_in();
         self.beat += 1;
         self.takers = 0;
         (self.front, self.back) = (self.queue.front(), self.queue.back());
@@ -995,6 +1032,7 @@ impl<'a, Meta> State<'a, Meta> {
 
     /// The supervisor's look at the backlog: as many threads more as tasks are stuck.
     fn tick(&mut self, now: Moment, fx: &mut Effects) {
+        self.call_in();
         // They were there at the last tick, and still are.
         let stuck = self.back.saturating_sub(self.queue.front());
         let stuck = usize::try_from(stuck).unwrap_or(usize::MAX).min(self.queue.len());
@@ -1043,8 +1081,18 @@ impl<'a, Meta> State<'a, Meta> {
     }
 
     fn sit(&mut self, seat: Seat) -> usize {
-        let hand =
-            Hand { seat, worked: false, lingered: false, beat: 0, thread: None, control: None, held: None };
+        let hand = Hand {
+            seat,
+            worked: false,
+            lingered: false,
+            beat: 0,
+            took_at: Moment::START,
+            ran: 1,
+            tiny: 0,
+            thread: None,
+            control: None,
+            held: None,
+        };
         if let Some(index) = self.free.pop() {
             self.slots[index].hand = Some(hand);
             index
@@ -1104,6 +1152,8 @@ impl<'a, Meta> State<'a, Meta> {
         self.starting -= 1;
         self.refused.again(now);
         self.stand_up(hand);
+        // The workers at work are no longer all that there may be.
+        self.call_in();
         fx.starts = true;
         // What was to be this thread's is looked at again: it goes to one that idles, or to those at work.
         if self.coming() < self.queue.len() {
@@ -1160,7 +1210,9 @@ impl<'a, Meta> State<'a, Meta> {
         }
         if let Some(Due { task, twin }) = self.take(hand, now, fx) {
             let order = self.order(&task, now);
-            return Next::Take(task, twin, order);
+            let plain = task.luggage.is_none() && order == Order::Run;
+            let tray = if plain { self.take_tray(hand, now) } else { None };
+            return Next::Take(task, twin, order, tray);
         }
         self.leave_or_park(hand, now)
     }
@@ -1238,6 +1290,7 @@ impl<'a, Meta> State<'a, Meta> {
         self.threads -= 1;
         self.leaving -= u32::from(self.hand(hand).seat == Seat::Leaving);
         self.stand_up(hand);
+        self.call_in();
         // What came while it left may have found the cap filled: its place is free now.
         if self.coming() < self.queue.len() {
             self.tell_or_start(now, fx);
@@ -1261,12 +1314,19 @@ impl<'a, Meta> State<'a, Meta> {
     // -- the way of a task --------------------------------------------------------------------------------
 
     fn take(&mut self, hand: usize, now: Moment, fx: &mut Effects) -> Option<Due<'a, Meta>> {
+        // What this worker would take next may wait behind a task that is not tiny after all.
+        if self.trays.first().is_some_and(|oldest| now.since(oldest.since) > TRAY || self.queue.is_empty()) {
+            self.call_in();
+        }
         let due = self.queue.pop()?;
         self.last_take = now;
         let beat = self.beat;
         let taker = self.hand_mut(hand);
         taker.worked = true;
         taker.lingered = false;
+        let tiny = now.since(taker.took_at) <= TINY_TASK * taker.ran;
+        taker.tiny = if tiny { taker.tiny.saturating_add(taker.ran) } else { 0 };
+        (taker.took_at, taker.ran) = (now, 1);
         if taker.beat != beat {
             taker.beat = beat;
             self.takers += 1;
@@ -1277,8 +1337,78 @@ impl<'a, Meta> State<'a, Meta> {
         Some(due)
     }
 
-    /// Takes the task with this id out of the queue, if it is there, to run it or to end it.
+    // -- trays --------------------------------------------------------------------------------------------
+
+    /// Takes a tray of what comes next for the worker of `hand`, if that is of use, and none can be held up by it.
+    fn take_tray(&mut self, hand: usize, now: Moment) -> Option<Arc<Mutex<Tray<'a, Meta>>>> {
+        let limits = &self.limits;
+        let useful = self.hand(hand).tiny >= ENOUGH_TINY && self.queue.front() >= self.trays_from;
+        // The tick calls it in, or whoever of the others next comes to the queue.
+        let watched = self.tick_at != Moment::NEVER
+            || (self.idle.is_empty() && self.threads_and_starts() >= limits.max_threads);
+        // Each task that starts makes room for another, which is for those who wait to be told.
+        let unbounded = limits.max_pending == usize::MAX;
+        if !(useful && watched && unbounded && limits.may_leave && limits.policy == Policy::Elastic) {
+            return None;
+        }
+        let due = self.queue.pop_batch(LEFT)?;
+        let tray = Arc::new(Mutex::new(Tray::new(due)));
+        self.trays.push(Out { hand, since: now, tray: Arc::clone(&tray) });
+        self.last_take = now.after(TRAY);
+        Some(tray)
+    }
+
+    /// Before somebody learns more than whether anything is live, or takes out what may stand in a tray: all come
+    /// in. For a while none is taken, since who asks once may ask for each task, from a hook perhaps.
+    pub(crate) fn ask(&mut self) {
+        if !self.trays.is_empty() {
+            self.call_in();
+            self.trays_from = self.queue.front() + PAUSE;
+        }
+    }
+
+    /// Has all trays come in: what they have done is counted, and what was not begun is in the queue again, where
+    /// it stood. Their workers find them empty, and come to the queue next.
+    fn call_in(&mut self) {
+        while let Some(out) = self.trays.pop() {
+            self.settle(&out);
+        }
+    }
+
+    /// The worker of `hand` comes from its tray.
+    fn come_in(&mut self, hand: usize) {
+        let Some(at) = self.trays.iter().position(|out| out.hand == hand) else { return };
+        if self.trays[at].tray.lock().due.is_empty() {
+            let out = self.trays.remove(at);
+            self.settle(&out);
+        } else {
+            // What is put back stands before what others have taken since: so all come in, the last one first.
+            self.ask();
+        }
+    }
+
+    /// Makes true here what has been done with the tray of `out`.
+    fn settle(&mut self, out: &Out<'a, Meta>) {
+        let mut tray = out.tray.lock();
+        let (succeeded, failed) = (std::mem::take(&mut tray.succeeded), std::mem::take(&mut tray.failed));
+        let ended = succeeded + failed;
+        self.succeeded += succeeded;
+        self.failed += failed;
+        // As many have started as have ended, since they follow each other.
+        self.once -= ended as usize;
+        self.pending -= ended as usize;
+        let (held, due) = (tray.held.take(), std::mem::take(&mut tray.due));
+        drop(tray);
+        let hand = self.hand_mut(out.hand);
+        hand.ran += ended as u32;
+        hand.held = held.map(|record| Held { record, phase: None });
+        self.queue.put_back(due, |due, place| due.task.record.job.placed(place));
+    }
+
+    /// Takes the task with this id out of the queue, if it is there, to run it or to end it. Where it stands is
+    /// looked up once all trays are in.
     pub(crate) fn take_out(&mut self, place: u64, id: TaskId, fx: &mut Effects) -> Option<Task<'a, Meta>> {
+        debug_assert!(self.trays.is_empty(), "it may stand in a tray");
         if self.queue.get(place)?.task.record.id() != id {
             return None;
         }
@@ -1320,7 +1450,11 @@ impl<'a, Meta> State<'a, Meta> {
         watch: Moment,
         fx: &mut Effects,
     ) {
-        self.hand_mut(hand).held = Some(Held { record, phase });
+        if let Some(out) = self.trays.iter().find(|out| out.hand == hand) {
+            out.tray.lock().held = Some(record);
+        } else {
+            self.hand_mut(hand).held = Some(Held { record, phase });
+        }
         if let Some(phase) = phase {
             *self.held_back.of(phase) += 1;
         }
@@ -1351,6 +1485,7 @@ impl<'a, Meta> State<'a, Meta> {
     /// The task in `hand` has ended.
     #[must_use]
     pub(crate) fn finish(&mut self, hand: usize, ended: &Ended, fx: &mut Effects) -> Parting<'a, Meta> {
+        self.come_in(hand);
         let record = self.let_go(hand);
         self.end(ended, fx);
         record
@@ -1625,6 +1760,7 @@ impl<'a, Meta> State<'a, Meta> {
     /// Gives up what no thread has in hand, and names it together with everything else that is live, and with
     /// what other shutdowns gave up since this one began.
     pub(crate) fn abandon(&mut self, since: usize, now: Moment, fx: &mut Effects) -> Vec<TaskInfo<'a, Meta>> {
+        self.ask();
         let mut tasks = self.tasks(now);
         let live: HashSet<TaskId> = tasks.iter().map(TaskInfo::id).collect();
         tasks.extend(self.given_up[since..].iter().filter(|task| !live.contains(&task.id())).cloned());

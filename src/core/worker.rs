@@ -3,9 +3,10 @@
 use std::thread;
 
 use super::lifecycle::{Desk, Turn};
-use super::state::{Effects, Expired, Next};
+use super::state::{Effects, Expired, Next, Order};
+use super::tray::Tray;
 use super::{Core, callout, drop_record};
-use crate::sync::{Arc, AtomicBool, Backoff, Condvar, Ordering};
+use crate::sync::{Arc, AtomicBool, Backoff, Condvar, Mutex, Ordering};
 
 /// How often a worker that lingers looks: it spins for 2 µs, then yields its core between looks.
 const LINGER: u32 = if cfg!(inflight_model) { 1 } else { 40 };
@@ -16,8 +17,18 @@ pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>, hand: usize) {
     let mut desk = Desk::new(core, hand, thread::current().name().map(Arc::from));
     let (bell, hint) = await_grant(core, hand, &desk);
     let mut turn = None;
+    let mut tray: Option<Arc<Mutex<Tray<'_, Meta>>>> = None;
     loop {
         let now = core.now();
+        if let Some(out) = &tray {
+            if let Some((task, done)) = desk.turn_over(out, &turn, now) {
+                desk.identify(&task);
+                drop_record(core, done);
+                turn = Some(desk.turn(task, Order::Run));
+                continue;
+            }
+            tray = None;
+        }
         let mut fx = Effects::default();
         let mut state = core.lock();
         // Ending the last task, waking who waits and taking the next task are one critical section.
@@ -36,7 +47,8 @@ pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>, hand: usize) {
         };
         let next = state.next(hand, now, &mut fx);
         match next {
-            Next::Take(mut task, twin, order) => {
+            Next::Take(mut task, twin, order, taken) => {
+                tray = taken;
                 desk.begin(&mut state, (&mut task, twin), Some(order), None, now, &mut fx);
                 drop(state);
                 desk.identify(&task);

@@ -13,6 +13,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::context::Root;
 use crate::error::TaskError;
+use crate::handle::Shared;
 use crate::retry::Retry;
 use proptest::prelude::*;
 
@@ -44,6 +45,10 @@ enum Op {
     Refuse(u8),
     /// A task in a worker's hand comes to its end, or to a pause.
     Finish(u8, Outcome),
+    /// So many plain tasks come at once.
+    Flood(u8),
+    /// A worker that is in a task ends it, and as many more.
+    Flow(u8, u8),
     Supervise,
     Advance(Duration),
     /// A waiter returns without having been notified.
@@ -101,6 +106,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         50 => any::<u8>().prop_map(Op::Step),
         8 => any::<u8>().prop_map(Op::Refuse),
         20 => (any::<u8>(), outcomes()).prop_map(|(which, outcome)| Op::Finish(which, outcome)),
+        3 => (1..30_u8).prop_map(Op::Flood),
+        6 => (any::<u8>(), 0..20_u8).prop_map(|(which, tasks)| Op::Flow(which, tasks)),
         8 => Just(Op::Supervise),
         12 => spans().prop_map(Op::Advance),
         2 => any::<u8>().prop_map(Op::Spurious),
@@ -155,6 +162,8 @@ enum Said {
 
 struct Submitter {
     task: Option<Job>,
+    /// What its handle would know of it, for a plain task.
+    shared: Arc<Shared<()>>,
     waits: bool,
     by_worker: bool,
     in_hand: bool,
@@ -219,7 +228,10 @@ struct Sim {
     supervisor_starts: usize,
     guests: Vec<Guest>,
     shutdowns: Vec<Shutdown>,
+    /// As workers know them: they may have been called in.
+    trays: BTreeMap<usize, Arc<Mutex<Tray<'static, u32>>>>,
 
+    shared: BTreeMap<TaskId, Arc<Shared<()>>>,
     live: BTreeMap<TaskId, Known>,
     queue: Vec<TaskId>,
     accepted: u64,
@@ -244,6 +256,8 @@ impl Sim {
             supervisor_starts: 0,
             guests: Vec::new(),
             shutdowns: Vec::new(),
+            trays: BTreeMap::new(),
+            shared: BTreeMap::new(),
             live: BTreeMap::new(),
             queue: Vec::new(),
             accepted: 0,
@@ -315,12 +329,21 @@ impl Sim {
 
     /// After what may have made timers due: those that left, in the order in which they did.
     fn released(&mut self) {
-        let queued: Vec<_> = self.state.queue.iter().map(|due| due.task.record.id()).collect();
+        let queued = self.queued();
         assert_eq!(queued[..self.queue.len()], self.queue, "who was in the queue keeps its place");
         for id in queued.into_iter().skip(self.queue.len()) {
             assert_eq!(self.live[&id].place, Place::Timers);
             self.moved(id, Place::Queue);
         }
+    }
+
+    /// What has not been begun, in trays and in the queue.
+    fn queued(&self) -> Vec<TaskId> {
+        let trays = self.state.trays.iter().flat_map(|out| {
+            let tray = out.tray.lock();
+            tray.due.iter().map(|due| due.task.record.id()).collect::<Vec<_>>()
+        });
+        trays.chain(self.state.queue.iter().map(|due| due.task.record.id())).collect()
     }
 
     fn started(&mut self, id: TaskId) {
@@ -336,8 +359,9 @@ impl Sim {
     // -- actors -------------------------------------------------------------------------------------------
 
     fn submit(&mut self, sort: Sort, waits: bool, by_worker: bool, in_hand: bool) {
+        let shared = Shared::new();
         let task = match sort {
-            Sort::Plain => Task::once(0, |_| Ok(())),
+            Sort::Plain => Task::spawned(0, |_| Ok(()), Arc::clone(&shared)),
             Sort::Delayed => Task::once(0, |_| Ok(())).delay(5 * MS),
             Sort::Retrying => Task::retrying(0, |_| Ok(())).retry(Retry::attempts(9)),
             Sort::Looping => Task::looping(0, |_| Ok(())),
@@ -345,6 +369,7 @@ impl Sim {
         };
         self.submitters.push(Submitter {
             task: Some(task),
+            shared,
             waits: waits && !by_worker,
             by_worker,
             in_hand,
@@ -450,6 +475,7 @@ impl Sim {
         let id = self.state.accept(task, now);
         let known = Known { kind: task.record.kind, place: Place::Hand, started: false, wait: Wait::Delay };
         self.live.insert(id, known);
+        self.shared.insert(id, Arc::clone(&self.submitters[index].shared));
         self.accepted += 1;
         self.over = false;
         self.settle_admission(index);
@@ -542,6 +568,9 @@ impl Sim {
     fn worker(&mut self, hand: usize, granted: bool) {
         match self.workers.remove(&hand).expect("it is there") {
             Worker::Ready(said) => {
+                if self.turns_over_from_tray(hand, &said) {
+                    return;
+                }
                 if let Some(said) = said {
                     match self.say(hand, said) {
                         Ok(()) => {}
@@ -583,12 +612,33 @@ impl Sim {
         }
     }
 
+    /// The task in hand has ended; is the next one from the worker's tray?
+    fn turns_over_from_tray(&mut self, hand: usize, said: &Option<Said>) -> bool {
+        let Some(tray) = self.trays.remove(&hand) else { return false };
+        let Some(Said::Ended(record, ended)) = said else {
+            unreachable!("it has run what came with the tray")
+        };
+        let Some((task, done)) = tray.lock().turn_over(ended.tally == Tally::Succeeded) else { return false };
+        assert!(Arc::ptr_eq(&done.unwrap(), record), "the one that was listed");
+        let id = task.record.id();
+        assert!(self.queue.contains(&id), "what waits in a tray waits");
+        self.gone(record.id());
+        self.started(id);
+        self.moved(id, Place::Hand);
+        task.record.set_attempt(1);
+        self.trays.insert(hand, tray);
+        self.workers.insert(hand, Worker::Working(task));
+        true
+    }
+
     fn next(&mut self, hand: usize) {
+        let first = self.state.queue.iter().next().map(|due| due.task.record.id());
         let before = self.queue.clone();
         let at = match self.act(|state, now, fx| state.next(hand, now, fx)) {
-            Next::Take(task, twin, order) => {
+            Next::Take(task, twin, order, tray) => {
                 let id = task.record.id();
-                assert_eq!(before.first(), Some(&id), "first in, first out");
+                assert!([first, before.first().copied()].contains(&Some(id)), "first in, first out");
+                self.trays.extend(tray.map(|tray| (hand, tray)));
                 self.started(id);
                 self.moved(id, Place::Hand);
                 self.hold(hand, &task, twin, order);
@@ -702,6 +752,7 @@ impl Sim {
             return;
         }
         let id = self.queue[usize::from(which) % self.queue.len()];
+        self.state.ask();
         let place =
             (0..).find(|&place| self.state.queue.get(place).is_some_and(|due| due.task.record.id() == id));
         let task = self.act(|state, _, fx| state.take_out(place.unwrap(), id, fx)).unwrap();
@@ -804,6 +855,22 @@ impl Sim {
                     self.finish(hand, outcome);
                 }
             }
+            Op::Flood(tasks) => {
+                for _ in 0..tasks {
+                    self.submit(Sort::Plain, false, false, false);
+                }
+            }
+            Op::Flow(which, tasks) => {
+                let Some(hand) = pick(self.working(), usize::from(which)) else { return };
+                for _ in 0..=tasks {
+                    if !self.works(hand) {
+                        break;
+                    }
+                    self.finish(hand, Outcome::Succeeds);
+                    self.worker(hand, true);
+                    self.check();
+                }
+            }
             Op::Supervise => {
                 if !matches!(self.supervisor, Supervisor::Gone) {
                     self.supervise();
@@ -887,19 +954,30 @@ impl Sim {
         let state = &self.state;
         // Tasks.
         let of = |kind| self.live.values().filter(|known| known.kind == kind).count();
-        assert_eq!((state.once, state.loops), (of(Kind::Once), of(Kind::Loop)));
+        let out = state.trays.iter().map(|out| out.tray.lock());
+        let (of_trays, lag, held_by_trays) = out.fold((0, 0, 0), |(due, lag, held), tray| {
+            let ended = (tray.succeeded + tray.failed) as usize;
+            (due + tray.due.iter().count(), lag + ended, held + usize::from(tray.held.is_some()))
+        });
+        assert_eq!((state.once - lag, state.loops), (of(Kind::Once), of(Kind::Loop)));
         let at = |place| self.live.values().filter(|known| known.place == place).count();
-        assert_eq!(state.queue.len(), at(Place::Queue));
+        assert_eq!(state.queue.len() + of_trays, at(Place::Queue));
         assert_eq!(state.timers.len(), at(Place::Timers));
         assert_eq!(state.doomed.len(), at(Place::Doomed));
         let held = |hand: &&Hand<'_, _>| hand.held.is_some();
         let hands = || state.slots.iter().filter_map(|slot| slot.hand.as_ref());
-        assert_eq!(hands().filter(held).count(), at(Place::Hand));
-        let queued: Vec<_> = state.queue.iter().map(|due| due.task.record.id()).collect();
-        assert_eq!(queued, self.queue);
-        let listed: Vec<_> = state.tasks(self.now).iter().map(TaskInfo::id).collect();
-        assert_eq!(listed, self.live.keys().copied().collect::<Vec<_>>());
-        assert_eq!(state.pending, self.live.values().filter(|known| !known.started).count(), "pending");
+        assert_eq!(hands().filter(held).count() + held_by_trays, at(Place::Hand));
+        assert_eq!(self.queued(), self.queue);
+        for due in state.queue.iter().filter(|due| due.task.luggage.is_none()) {
+            let id = due.task.record.id();
+            let there = state.queue.get(self.shared[&id].place.get());
+            assert!(there.is_some_and(|there| there.task.record.id() == id), "its handle finds it");
+        }
+        if state.trays.is_empty() {
+            let listed: Vec<_> = state.tasks(self.now).iter().map(TaskInfo::id).collect();
+            assert_eq!(listed, self.live.keys().copied().collect::<Vec<_>>());
+        }
+        assert_eq!(state.pending - lag, self.live.values().filter(|known| !known.started).count(), "pending");
         assert_eq!(self.accepted, self.ended + self.live.len() as u64);
         assert_eq!((state.stats().added, state.stats().rejected), (self.accepted, self.rejected));
 
@@ -963,6 +1041,14 @@ impl Sim {
             assert!(state.starting > 0 || state.supervisor.starting || state.leaving > 0);
         }
         assert!(self.supervisor_starts <= 1 && (self.supervisor_starts == 0 || state.supervisor.starting));
+
+        // What is in trays is seen to.
+        assert_eq!(held_by_trays, state.trays.len(), "who has a tray has a task in hand");
+        if !state.trays.is_empty() {
+            let all_at_work = state.idle.is_empty() && state.threads_and_starts() >= state.limits.max_threads;
+            assert!(state.tick_at != Moment::NEVER || all_at_work, "trays are forgotten");
+            assert!(!state.cancelled && !state.abandoned, "what waits in a tray is to run");
+        }
 
         // What is in the queue is seen to.
         if !state.queue.is_empty() {
@@ -1786,6 +1872,8 @@ fn one_worker_is_enough_where_the_lock_is_what_limits() {
     for by_worker in [false, true] {
         for (each, starts) in [(LOCK_BOUND, 0), (LOCK_BOUND - 1, 1)] {
             let mut sim = Sim::at_work(1).leaves(400);
+            // What is out in trays would count.
+            sim.state.trays_from = u64::MAX;
             sim.turns_over_many(0, usize::try_from(each).unwrap());
             sim.now = sim.now.after(2 * RECENT);
             sim.submit(Sort::Plain, false, by_worker, false);
@@ -1825,6 +1913,280 @@ fn tasks_that_are_cancelled_make_no_worker_a_fast_one() {
     sim.now = sim.now.after(2 * RECENT);
     sim.submit(Sort::Plain, false, false, false);
     assert_eq!(sim.starts.len(), 1, "the only worker is blocked");
+}
+
+// -- trays ----------------------------------------------------------------------------------------------------
+
+impl Sim {
+    /// Two workers, the first of which has a tray, of which it has begun nothing.
+    fn with_a_tray(mut self) -> Self {
+        self.fill(100);
+        self.takes_a_tray()
+    }
+
+    fn with_a_tray_of_a_flood(mut self) -> Self {
+        for _ in 0..100 {
+            self.submit(Sort::Plain, false, false, false);
+        }
+        self.takes_a_tray()
+    }
+
+    fn takes_a_tray(mut self) -> Self {
+        // The first may begin in the middle of a block.
+        while self.in_trays() < 2 {
+            self.turns_over(0);
+        }
+        self
+    }
+
+    fn in_trays(&self) -> usize {
+        self.queued().len() - self.state.queue.len()
+    }
+
+    /// How many tasks pass before the worker of `hand` has a tray, if it is soon.
+    fn turns_until_a_tray(&mut self, hand: usize, pause: Duration) -> Option<usize> {
+        (0..3 * BLOCK).find(|_| {
+            self.now = self.now.after(pause);
+            self.turns_over(hand);
+            self.trays.contains_key(&hand)
+        })
+    }
+}
+
+/// As `ticking`, but with two workers at the most: so nothing ticks.
+fn at_the_cap() -> Sim {
+    let mut sim = Sim::two_at_work(Policy::Elastic, 2);
+    sim.state.limits.may_leave = true;
+    sim.state.limits.keep_alive = Duration::MAX;
+    sim
+}
+
+#[test]
+fn who_turns_over_tiny_tasks_has_the_lock_once_for_a_tray_of_them() {
+    for sim in [ticking(), at_the_cap()] {
+        let mut sim = sim.with_a_tray();
+        let (queue, waiting, succeeded) = (sim.state.queue.len(), sim.in_trays(), sim.state.succeeded);
+        for _ in 0..waiting {
+            sim.now = sim.now.after(TINY_TASK);
+            sim.turns_over(0);
+        }
+        assert_eq!((sim.state.queue.len(), sim.in_trays(), sim.state.succeeded), (queue, 0, succeeded));
+        sim.turns_over(0);
+        assert_eq!(sim.in_trays(), BLOCK - 1, "it goes on with the next");
+        assert_eq!(sim.state.succeeded, succeeded + waiting as u64 + 1, "what has ended is counted by then");
+        sim.settle();
+    }
+}
+
+#[test]
+fn a_tray_is_for_tiny_tasks_that_nobody_else_could_do_sooner() {
+    assert!(ticking().turns_until_a_tray_of_a_flood(Duration::ZERO));
+    assert!(ticking().turns_until_a_tray_of_a_flood(TINY_TASK));
+    assert!(!ticking().turns_until_a_tray_of_a_flood(TINY_TASK + Duration::from_nanos(1)), "not tiny");
+    for set in [
+        |sim: &mut Sim| sim.state.limits.max_pending = 1000,
+        |sim: &mut Sim| sim.state.limits.may_leave = false,
+    ] {
+        let mut sim = at_the_cap();
+        set(&mut sim);
+        assert!(!sim.turns_until_a_tray_of_a_flood(Duration::ZERO));
+    }
+    let mut sim = ticking();
+    sim.fill(3 * BLOCK);
+    while sim.queue.len() > 1 {
+        sim.turns_over(0);
+        assert!(sim.state.queue.len() >= LEFT * BLOCK || !sim.trays.contains_key(&0), "the last are for all");
+    }
+    // Below the cap, and nothing ticks.
+    let mut sim = ticking();
+    sim.fill(100);
+    sim.state.tick_at = Moment::NEVER;
+    assert!(sim.turns_until_a_tray(0, Duration::ZERO).is_none());
+}
+
+impl Sim {
+    fn turns_until_a_tray_of_a_flood(mut self, pause: Duration) -> bool {
+        for _ in 0..100 {
+            self.submit(Sort::Plain, false, false, false);
+        }
+        self.turns_until_a_tray(0, pause).is_some()
+    }
+}
+
+#[test]
+fn what_waits_in_the_tray_of_a_worker_that_blocks_is_for_the_others_after_a_tick() {
+    let mut sim = ticking().with_a_tray();
+    let waits = sim.queue[0];
+    sim.tick();
+    assert_eq!((sim.in_trays(), sim.state.queue.len()), (0, sim.queue.len()));
+    sim.turns_over(1);
+    assert_eq!(sim.live[&waits].place, Place::Hand);
+    sim.settle();
+}
+
+#[test]
+fn whoever_comes_to_the_queue_has_the_trays_come_in_of_those_that_are_held_up() {
+    let mut sim = at_the_cap().with_a_tray();
+    let waits = sim.queue[0];
+    sim.now = sim.now.after(TRAY);
+    sim.turns_over(1);
+    assert_eq!(sim.live[&waits].place, Place::Queue, "not yet");
+    sim.now = sim.now.after(Duration::from_nanos(1));
+    sim.turns_over(1);
+    assert_eq!(sim.live[&waits].place, Place::Hand);
+    sim.settle();
+}
+
+#[test]
+fn who_finds_the_queue_empty_has_what_waits_in_trays() {
+    let mut sim = ticking().with_a_tray();
+    while !sim.state.queue.is_empty() {
+        sim.take_from_the_queue(1);
+    }
+    let waits = sim.queue[0];
+    assert_eq!(sim.in_trays(), sim.queue.len());
+    sim.take_from_the_queue(1);
+    assert_eq!(sim.live[&waits].place, Place::Hand);
+    sim.settle();
+}
+
+impl Sim {
+    /// The worker of `hand` takes one task, and has no tray.
+    fn take_from_the_queue(&mut self, hand: usize) {
+        let from = std::mem::replace(&mut self.state.trays_from, u64::MAX);
+        self.turns_over(hand);
+        self.state.trays_from = from;
+    }
+}
+
+#[test]
+fn who_asks_has_the_truth_and_is_not_asked_to_pay_for_it_with_each_task() {
+    let mut sim = ticking().with_a_tray();
+    sim.state.ask();
+    assert_eq!((sim.in_trays(), sim.state.len(), sim.state.pending), (0, sim.live.len(), sim.queue.len()));
+    sim.check();
+    for tasks in 0..PAUSE {
+        assert!(sim.state.trays.is_empty(), "after {tasks} tasks");
+        sim.submit(Sort::Plain, false, false, false);
+        sim.turns_over(0);
+    }
+    assert!(sim.turns_until_a_tray(0, Duration::ZERO).is_some());
+    sim.settle();
+}
+
+#[test]
+fn what_was_cancelled_does_not_run_for_having_waited_in_a_tray() {
+    let mut sim = ticking().with_a_tray();
+    sim.cancel();
+    assert_eq!(sim.in_trays(), 0);
+    sim.check();
+    sim.finish(0, Outcome::Succeeds);
+    sim.worker(0, true);
+    assert!(matches!(
+        sim.workers[&0],
+        Worker::Ready(Some(Said::Ended(_, Ended { tally: Tally::Failed, .. })))
+    ));
+    for _ in 0..3 * BLOCK {
+        sim.worker(0, true);
+        assert_eq!(sim.state.trays.len(), 0, "what is only to be ended is not taken by the tray");
+    }
+    sim.settle();
+}
+
+#[test]
+fn what_waits_in_a_tray_is_given_up_with_all_that_waits() {
+    let mut sim = ticking().with_a_tray();
+    sim.begin_shutdown();
+    sim.shutdown(0);
+    assert_eq!((sim.in_trays(), sim.state.doomed.len()), (0, sim.live.len() - 2), "two are running");
+    sim.check();
+    sim.settle();
+}
+
+#[test]
+fn trays_come_in_before_it_is_reckoned_what_was_taken_since() {
+    let mut sim = at_the_cap();
+    sim.start_supervisor(true);
+    sim.run(Sort::Delayed);
+    let mut sim = sim.with_a_tray();
+    assert_eq!(sim.state.tick_at, Moment::NEVER);
+    sim.now = sim.now.after(5 * MS);
+    sim.supervise();
+    assert_eq!(sim.in_trays(), 0);
+    sim.turns_over(1);
+    assert_eq!(sim.state.takes(), 1);
+    sim.settle();
+}
+
+#[test]
+fn where_nothing_ticks_trays_come_in_once_another_thread_may_be_started() {
+    for leaves in [false, true] {
+        let mut sim = sim(Policy::Elastic, 3);
+        sim.run(Sort::Plain);
+        sim.worker(0, true);
+        for hand in 1..3 {
+            sim.run(Sort::Plain);
+            if leaves || hand == 1 {
+                sim.grant();
+                sim.worker(hand, true);
+            }
+        }
+        if leaves {
+            sim.finish(2, Outcome::Succeeds);
+            while !matches!(sim.workers[&2], Worker::Leaving) {
+                sim.worker(2, true);
+            }
+        }
+        sim.state.limits.may_leave = true;
+        let mut sim = sim.with_a_tray_of_a_flood();
+        assert_eq!(sim.state.tick_at, Moment::NEVER);
+        if leaves {
+            sim.worker(2, true);
+        } else {
+            sim.refuse();
+        }
+        assert_eq!(sim.in_trays(), 0);
+        sim.check();
+        sim.settle();
+    }
+}
+
+#[test]
+fn who_comes_from_a_tray_before_it_is_empty_puts_all_back_in_order() {
+    let mut sim = at_the_cap().with_a_tray();
+    while sim.trays.len() < 2 {
+        sim.turns_over(1);
+    }
+    sim.turns_over(1);
+    let (queue, waiting) = (sim.queue.clone(), sim.in_trays());
+    // It has kept a context: what comes next is for the state to begin.
+    sim.trays.remove(&1);
+    sim.finish(1, Outcome::Succeeds);
+    sim.worker(1, true);
+    assert!(waiting > BLOCK && sim.in_trays() == 0);
+    assert_eq!(sim.queue, queue[1..]);
+    sim.check();
+    sim.settle();
+}
+
+#[test]
+fn a_task_with_luggage_in_a_tray_is_for_the_state_to_begin() {
+    let mut sim = ticking();
+    sim.fill(BLOCK + 1);
+    sim.submit(Sort::Watched, false, false, false);
+    for _ in 0..50 {
+        sim.submit(Sort::Plain, false, false, false);
+    }
+    while !sim.trays.contains_key(&0) {
+        sim.turns_over(0);
+    }
+    while sim.trays.contains_key(&0) {
+        sim.turns_over(0);
+    }
+    assert!(matches!(&sim.workers[&0], Worker::Working(task) if task.is_watched()));
+    assert_eq!((sim.in_trays(), sim.state.watched), (0, 1));
+    assert_ne!(sim.state.stall_at, Moment::NEVER);
+    sim.settle();
 }
 
 #[test]

@@ -1,0 +1,45 @@
+//! What a worker takes from the queue at once, where tiny tasks flow.
+
+use super::queue::Batch;
+use crate::sync::Arc;
+use crate::task::{Parting, Record, Task};
+
+/// A task in the queue. The second of its record's owners stands ready for the hand that will list it, so that
+/// a worker need not touch the record, which is in its submitter's cache, before it has let go of the lock.
+pub(crate) struct Due<'a, Meta> {
+    pub(crate) task: Task<'a, Meta>,
+    pub(crate) twin: Arc<Record<'a, Meta>>,
+}
+
+/// A batch of tasks that its worker begins and ends one after the other without the state's lock, which all
+/// submitters and workers would otherwise meet at for each of them.
+///
+/// The worker alone fills in what it has done; the state calls the tray in, under its own lock and the tray's,
+/// as soon as it has to know, or as the worker is held up: see `State::call_in`. Until then its numbers lag
+/// behind by what stands here.
+pub(crate) struct Tray<'a, Meta> {
+    /// Not begun yet.
+    pub(crate) due: Batch<Due<'a, Meta>>,
+    /// The task in hand.
+    pub(crate) held: Option<Arc<Record<'a, Meta>>>,
+    /// Tasks that have ended, each of which was followed by one from here.
+    pub(crate) succeeded: u64,
+    pub(crate) failed: u64,
+}
+
+impl<'a, Meta> Tray<'a, Meta> {
+    pub(crate) fn new(due: Batch<Due<'a, Meta>>) -> Self {
+        Tray { due, held: None, succeeded: 0, failed: 0 }
+    }
+
+    /// The task in hand has ended: the next one, which is to run, is in hand now.
+    ///
+    /// `None`, and nothing is changed, if that is for the state to see to: the tray is empty, or was called in,
+    /// or its next task has luggage.
+    #[inline]
+    pub(crate) fn turn_over(&mut self, succeeded: bool) -> Option<(Task<'a, Meta>, Parting<'a, Meta>)> {
+        let Due { task, twin } = self.due.next_if(|due| due.task.luggage.is_none())?;
+        *(if succeeded { &mut self.succeeded } else { &mut self.failed }) += 1;
+        Some((task, self.held.replace(twin)))
+    }
+}
