@@ -18,8 +18,8 @@ pub(crate) struct Queue<T> {
     gaps: usize,
     /// From that of `front` on, up to that of the last item at least. An empty queue may have none.
     blocks: VecDeque<Block<T>>,
-    /// Emptied ones, to be filled next.
-    spare: Vec<Block<T>>,
+    /// One that was emptied, to be filled next.
+    spare: Option<Block<T>>,
 }
 
 /// How many places a block has. With fewer in use, gaps are not worth closing. Tests need few tasks to fill one.
@@ -30,9 +30,6 @@ pub(crate) const BLOCK: usize = if cfg!(inflight_model) {
 } else {
     64
 };
-
-/// How many blocks are kept to be filled again.
-const SPARE: usize = 4;
 
 type Block<T> = Box<[Option<T>; BLOCK]>;
 
@@ -72,7 +69,7 @@ impl<T> Batch<T> {
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Queue { front: 0, back: 0, gaps: 0, blocks: VecDeque::new(), spare: Vec::new() }
+        Queue { front: 0, back: 0, gaps: 0, blocks: VecDeque::new(), spare: None }
     }
 }
 
@@ -168,18 +165,11 @@ impl<T> Queue<T> {
             moved(&item, self.front);
             *self.slot(self.front) = Some(item);
         }
-        self.keep(Some(block));
+        self.spare = Some(block);
     }
 
     fn fresh_block(&mut self) -> Block<T> {
-        self.spare.pop().unwrap_or_else(|| Box::new([const { None }; BLOCK]))
-    }
-
-    /// `block` is empty.
-    fn keep(&mut self, block: Option<Block<T>>) {
-        if self.spare.len() < SPARE {
-            self.spare.extend(block);
-        }
+        self.spare.take().unwrap_or_else(|| Box::new([const { None }; BLOCK]))
     }
 
     /// The list of a burst's blocks is given back once the burst is over.
@@ -194,8 +184,7 @@ impl<T> Queue<T> {
     fn pass(&mut self) {
         self.front += 1;
         if self.front % BLOCK as u64 == 0 {
-            let block = self.blocks.pop_front();
-            self.keep(block);
+            self.spare = self.blocks.pop_front();
         }
     }
 
@@ -244,7 +233,7 @@ impl<T> Queue<T> {
 
     /// Gives back the memory that it keeps to be used again.
     pub(crate) fn shrink(&mut self) {
-        self.spare = Vec::new();
+        self.spare = None;
         if self.is_empty() {
             self.blocks = VecDeque::new();
         }
@@ -332,7 +321,7 @@ mod tests {
         let (mut queue, places) = filled(10);
         while queue.pop().is_some() {}
         queue.shrink();
-        assert!(queue.spare.is_empty() && queue.blocks.capacity() == 0);
+        assert!(queue.spare.is_none() && queue.blocks.capacity() == 0);
         let place = Cell::new(0);
         queue.push(|new| {
             place.set(new);
@@ -442,7 +431,6 @@ mod tests {
                         prop_assert!(!model.is_empty() || queue.blocks.capacity() == 0);
                     }
                 }
-                prop_assert!(queue.spare.len() <= SPARE);
                 prop_assert_eq!((queue.len(), queue.is_empty()), (model.len(), model.is_empty()));
             }
             prop_assert_eq!(queue.iter().copied().collect::<Vec<_>>(), model.clone());
