@@ -17,9 +17,15 @@ impl Moment {
         Moment(self.0.saturating_add(nanos))
     }
 
+    /// As [`since`](Self::since), in nanoseconds, for where each instruction counts.
+    #[inline]
+    pub(crate) fn nanos_since(self, earlier: Moment) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
     /// How long it has been since `earlier`; zero if that is yet to come.
     pub(crate) fn since(self, earlier: Moment) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+        Duration::from_nanos(self.nanos_since(earlier))
     }
 }
 

@@ -184,29 +184,45 @@
 //! | 8 µs on each core | without it, tasks that start tasks brought 270 to 700 threads about, and with it 3 to 9 |
 //! | two looks | with one, a worker that was blocked in every other half millisecond held up a backlog for good |
 //!
+//! # Where tiny tasks flow
+//! A worker that has run 64 tasks of no more than 2 µs each in a row takes the next ones by the block, up to 64
+//! at once, while there are more behind them: so it has the manager's lock once for all of these. What it has
+//! not begun is still queued: it is counted and listed, can be cancelled, joined and given up there and then,
+//! and the others have it back
+//!
+//! - at the supervisor's next look, half a millisecond at the most, should a task among them block;
+//! - at once, when another worker comes to the queue and finds it empty, or finds that these take longer than
+//!   tiny tasks do;
+//! - at once, when somebody asks: `len`, `tasks`, `stats`, `cancel`, `join`, `shutdown`, …
+//!
+//! What can be noticed: among several workers tasks are begun in their order but for a block, and a hook that asks
+//! for `len` with each task has them taken one by one. Where the backlog is bounded (`max_pending`), or tasks have
+//! options, a context or a `carry`, they are always taken one by one.
+//!
 //! # How far one lock goes
 //! What a manager knows stands behind one lock. A task's submitter holds it for about 25 ns, and its worker
 //! for 35; on different cores both take longer, and each hand-over costs the way of a cache line from one
 //! core to the other. That makes some 150 ns a task between cores that share a cache, and about 450 between
-//! those that do not: so however many cores there are, they end at most two to six million tasks a second. On
-//! `n` cores the lock is busy for less than half of the time, and thus out of the way, if a task takes longer
-//! than `2 × n` times that:
+//! those that do not; where tiny tasks flow, the submitters' part of it, which is about half. On `n` cores the
+//! lock is busy for less than half of the time, and thus out of the way, if a task takes longer than `2 × n`
+//! times that:
 //!
 //! | cores | the lock is out of the way for tasks from | or, without a shared cache, from |
 //! |---|---|---|
-//! | 2 | 0.6 µs | 2 µs |
-//! | 8 | 2.4 µs | 7 µs |
+//! | 2 | 0.3 µs | 1 µs |
+//! | 8 | 1.2 µs | 7 µs |
 //! | 16 | 5 µs | 14 µs |
 //! | 64 | 19 µs | 58 µs |
 //!
-//! Seen on two cores, the only ones this was measured on: tasks of 0.2, 0.5, 1, 2, 5 and 10 µs took 3.5, 1.7,
-//! 1.4, 1.2, 1.08 and 1.04 times as long as two bare threads take for the same work. From 0.5 µs on that is
-//! the same 0.4 µs of a core's time for each task, its submission included, and no longer the lock. Where
-//! more threads are allowed than there are cores, few of them are awake: 16 on tiny tasks took what two take.
-//! (`cargo run --release -p inflight-benches -- --only grain`, and `--only contention`.)
+//! Seen on two cores, the only ones this was measured on: tasks of 0.2, 0.5, 1, 2, 5 and 10 µs took 2.4, 1.9,
+//! 1.2, 1.2, 1.09 and 1.03 times as long as two bare threads take for the same work: that is 0.3 to 0.4 µs of a
+//! core's time for each, its submission included, and so no longer the lock. It is the same whether one thread
+//! submits or four do, and where more threads are allowed than there are cores, few of them are awake: 16 on
+//! tiny tasks took what two take. (`cargo run --release -p inflight-benches -- --only grain`, and
+//! `--only contention`.)
 //!
 //! Past that, give each part of the program a manager of its own, since managers share nothing: two threads
-//! that flood one manager paid 0.23 to 0.5 µs a task, and with one each 0.12. Or put more into a task. For fine
+//! that flood one manager paid 0.16 to 0.24 µs a task, and with one each 0.11. Or put more into a task. For fine
 //! grain over data, `rayon` is better at it than this will ever be.
 //!
 //! # What to know about processes

@@ -22,7 +22,9 @@ pub(crate) struct Queue<T> {
     spare: Option<Block<T>>,
 }
 
-/// How many places a block has. With fewer in use, gaps are not worth closing. Tests need few tasks to fill one.
+/// How many places a block has. It is also what a worker takes at once where tiny tasks flow: with 32, a flood from
+/// one thread took 1.35 times as long as with `threadpool`, with 64 and with 128 1.2 times, and 1.75 with none. With
+/// fewer places in use, gaps are not worth closing. Tests need few tasks to fill one.
 pub(crate) const BLOCK: usize = if cfg!(inflight_model) {
     2
 } else if cfg!(test) {

@@ -125,14 +125,14 @@ const TINY: u64 = 64;
 /// core that idles would not help them.
 const LOCK_BOUND: u64 = 256;
 
-/// Tasks of no more than this are tiny enough to be taken by the tray (`LOCK_BOUND` of them fill a tick; without
-/// optimization everything takes longer), and so many in a row make it likely that the next are, too: as many as
-/// are taken then.
-const TINY_TASK: Duration = Duration::from_micros(if cfg!(debug_assertions) { 20 } else { 2 });
+/// Tasks of no more nanoseconds than this are tiny enough to be taken by the tray (`LOCK_BOUND` of them fill a tick;
+/// without optimization everything takes longer), and so many in a row make it likely that the next are, too: as
+/// many as are taken then.
+const TINY_TASK: u64 = if cfg!(debug_assertions) { 20_000 } else { 2_000 };
 const ENOUGH_TINY: u32 = BLOCK as u32;
 
-/// How long a tray may take. A worker whose tray is out for longer is held up.
-const TRAY: Duration = Duration::from_nanos(TINY_TASK.as_nanos() as u64 * BLOCK as u64);
+/// How many nanoseconds a tray may take. A worker whose tray is out for longer is held up.
+const TRAY: u64 = TINY_TASK * BLOCK as u64;
 
 /// Who takes a tray leaves so many blocks to the others.
 const LEFT: usize = 1;
@@ -1315,7 +1315,8 @@ impl<'a, Meta> State<'a, Meta> {
 
     fn take(&mut self, hand: usize, now: Moment, fx: &mut Effects) -> Option<Due<'a, Meta>> {
         // What this worker would take next may wait behind a task that is not tiny after all.
-        if self.trays.first().is_some_and(|oldest| now.since(oldest.since) > TRAY || self.queue.is_empty()) {
+        let held_up = |oldest: &Out<'_, _>| now.nanos_since(oldest.since) > TRAY;
+        if self.trays.first().is_some_and(|oldest| self.queue.is_empty() || held_up(oldest)) {
             self.call_in();
         }
         let due = self.queue.pop()?;
@@ -1324,7 +1325,7 @@ impl<'a, Meta> State<'a, Meta> {
         let taker = self.hand_mut(hand);
         taker.worked = true;
         taker.lingered = false;
-        let tiny = now.since(taker.took_at) <= TINY_TASK * taker.ran;
+        let tiny = now.nanos_since(taker.took_at) <= TINY_TASK * u64::from(taker.ran);
         taker.tiny = if tiny { taker.tiny.saturating_add(taker.ran) } else { 0 };
         (taker.took_at, taker.ran) = (now, 1);
         if taker.beat != beat {
@@ -1341,20 +1342,22 @@ impl<'a, Meta> State<'a, Meta> {
 
     /// Takes a tray of what comes next for the worker of `hand`, if that is of use, and none can be held up by it.
     fn take_tray(&mut self, hand: usize, now: Moment) -> Option<Arc<Mutex<Tray<'a, Meta>>>> {
+        if self.hand(hand).tiny < ENOUGH_TINY || self.queue.front() < self.trays_from {
+            return None;
+        }
         let limits = &self.limits;
-        let useful = self.hand(hand).tiny >= ENOUGH_TINY && self.queue.front() >= self.trays_from;
         // The tick calls it in, or whoever of the others next comes to the queue.
         let watched = self.tick_at != Moment::NEVER
             || (self.idle.is_empty() && self.threads_and_starts() >= limits.max_threads);
         // Each task that starts makes room for another, which is for those who wait to be told.
         let unbounded = limits.max_pending == usize::MAX;
-        if !(useful && watched && unbounded && limits.may_leave && limits.policy == Policy::Elastic) {
+        if !(watched && unbounded && limits.may_leave && limits.policy == Policy::Elastic) {
             return None;
         }
         let due = self.queue.pop_batch(LEFT)?;
         let tray = Arc::new(Mutex::new(Tray::new(due)));
         self.trays.push(Out { hand, since: now, tray: Arc::clone(&tray) });
-        self.last_take = now.after(TRAY);
+        self.last_take = Moment(now.0.saturating_add(TRAY));
         Some(tray)
     }
 

@@ -1967,7 +1967,7 @@ fn who_turns_over_tiny_tasks_has_the_lock_once_for_a_tray_of_them() {
         let mut sim = sim.with_a_tray();
         let (queue, waiting, succeeded) = (sim.state.queue.len(), sim.in_trays(), sim.state.succeeded);
         for _ in 0..waiting {
-            sim.now = sim.now.after(TINY_TASK);
+            sim.now = sim.now.after(Duration::from_nanos(TINY_TASK));
             sim.turns_over(0);
         }
         assert_eq!((sim.state.queue.len(), sim.in_trays(), sim.state.succeeded), (queue, 0, succeeded));
@@ -1981,8 +1981,8 @@ fn who_turns_over_tiny_tasks_has_the_lock_once_for_a_tray_of_them() {
 #[test]
 fn a_tray_is_for_tiny_tasks_that_nobody_else_could_do_sooner() {
     assert!(ticking().turns_until_a_tray_of_a_flood(Duration::ZERO));
-    assert!(ticking().turns_until_a_tray_of_a_flood(TINY_TASK));
-    assert!(!ticking().turns_until_a_tray_of_a_flood(TINY_TASK + Duration::from_nanos(1)), "not tiny");
+    assert!(ticking().turns_until_a_tray_of_a_flood(Duration::from_nanos(TINY_TASK)));
+    assert!(!ticking().turns_until_a_tray_of_a_flood(Duration::from_nanos(TINY_TASK + 1)), "not tiny");
     for set in [
         |sim: &mut Sim| sim.state.limits.max_pending = 1000,
         |sim: &mut Sim| sim.state.limits.may_leave = false,
@@ -2028,7 +2028,7 @@ fn what_waits_in_the_tray_of_a_worker_that_blocks_is_for_the_others_after_a_tick
 fn whoever_comes_to_the_queue_has_the_trays_come_in_of_those_that_are_held_up() {
     let mut sim = at_the_cap().with_a_tray();
     let waits = sim.queue[0];
-    sim.now = sim.now.after(TRAY);
+    sim.now = sim.now.after(Duration::from_nanos(TRAY));
     sim.turns_over(1);
     assert_eq!(sim.live[&waits].place, Place::Queue, "not yet");
     sim.now = sim.now.after(Duration::from_nanos(1));
