@@ -200,7 +200,7 @@ pub(crate) struct Shared<T> {
     answer: Mutex<Answer<T>>,
     given: Condvar,
     /// Where the task stands in the queue, as long as it does.
-    pub(crate) place: Place,
+    place: Place,
 }
 
 struct Answer<T> {
@@ -213,6 +213,11 @@ struct Answer<T> {
 }
 
 impl<T> Shared<T> {
+    #[cfg(test)]
+    pub(crate) fn place(&self) -> u64 {
+        self.place.get()
+    }
+
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Shared {
             answer: Mutex::new(Answer { value: None, outcome: None, wanted: true }),

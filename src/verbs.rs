@@ -135,7 +135,7 @@ macro_rules! verbs {
         /// ```
         #[must_use]
         pub fn is_empty(&self) -> bool {
-            self.len() == 0
+            self.core().is_empty()
         }
 
         /// How many tasks of this kind are live.

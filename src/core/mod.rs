@@ -148,11 +148,11 @@ impl<'a, Meta> Core<'a, Meta> {
     // -- what can be asked --------------------------------------------------------------------------------
 
     pub(crate) fn len(&self) -> usize {
-        self.ask().len()
+        self.lock_settled().len()
     }
 
     pub(crate) fn count_of(&self, kind: Kind) -> usize {
-        self.ask().count_of(kind)
+        self.lock_settled().count_of(kind)
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -161,7 +161,7 @@ impl<'a, Meta> Core<'a, Meta> {
 
     pub(crate) fn tasks(&self) -> Vec<TaskInfo<'a, Meta>> {
         let now = self.now();
-        self.ask().tasks(now)
+        self.lock_settled().tasks(now)
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -169,14 +169,14 @@ impl<'a, Meta> Core<'a, Meta> {
             retried: self.retried.load(Ordering::Relaxed),
             stalled: self.stalled.load(Ordering::Relaxed),
             hook_panics: self.hook_panics.load(Ordering::Relaxed),
-            ..self.ask().stats()
+            ..self.lock_settled().stats()
         }
     }
 
     /// What the gauges show now.
     #[cfg(feature = "metrics")]
     pub(crate) fn load(&self) -> Load {
-        self.ask().load()
+        self.lock_settled().load()
     }
 
     /// What the gauges will show once the attempt of `cx`, whose hooks are being called, is out of the way.
@@ -184,14 +184,18 @@ impl<'a, Meta> Core<'a, Meta> {
     #[cfg(feature = "metrics")]
     pub(crate) fn load_after(&self, cx: &Context, ends: bool) -> Load {
         let hand = cx.control.as_ref().map(|control| control.hand());
-        let state = self.ask();
+        let state = self.lock_settled();
         hand.map_or_else(|| state.load(), |hand| state.load_after(hand, ends))
     }
 
-    /// The lock, for who asks about more than whether anything is live.
-    fn ask(&self) -> Guard<'_, State<'a, Meta>> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.state.lock().len() == 0
+    }
+
+    /// The lock, for who asks about more than whether anything is live: with no tray out.
+    fn lock_settled(&self) -> Guard<'_, State<'a, Meta>> {
         let mut state = self.state.lock();
-        state.ask();
+        state.call_in();
         state
     }
 
@@ -228,7 +232,7 @@ impl<'a, Meta> Core<'a, Meta> {
         if self.wait_until_quiet(&mut state, until) {
             return Ok(());
         }
-        state.ask();
+        state.call_in();
         let tasks = state.tasks(self.now());
         drop(state);
         Err(Unfinished::new(tasks))
@@ -474,7 +478,7 @@ impl<'a, Meta> Core<'a, Meta> {
     /// Ends the task there and then if no thread has it in hand; cancels its context otherwise.
     pub(crate) fn cancel_task(self: &Arc<Self>, place: &Place, id: TaskId) {
         let mut fx = Effects::default();
-        let mut state = self.ask();
+        let mut state = self.lock_settled();
         if let Some(task) = state.take_out(place.get(), id, &mut fx) {
             return self.end_here(state, task, TaskError::Cancelled, fx);
         }
@@ -491,7 +495,7 @@ impl<'a, Meta> Core<'a, Meta> {
             return;
         }
         let mut fx = Effects::default();
-        let mut state = self.ask();
+        let mut state = self.lock_settled();
         if let Some(task) = state.take_out(place.get(), id, &mut fx) {
             self.run_here(state, task, fx);
         }
@@ -500,7 +504,7 @@ impl<'a, Meta> Core<'a, Meta> {
     /// Is this thread inside of the task `id`: on its stack, or in a hook that is about it?
     pub(crate) fn is_inside_task(&self, id: TaskId) -> bool {
         let hands = callout::hands(self.identity());
-        !hands.is_empty() && self.ask().is_in_one_of(&hands, id)
+        !hands.is_empty() && self.lock_settled().is_in_one_of(&hands, id)
     }
 
     /// The lock, for the files of this folder.

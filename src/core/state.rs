@@ -11,13 +11,13 @@
 //! |---|---|---|
 //! | a [`Hand`] | nothing: a thread has it | that thread alone: to the queue, to the timers, to its end |
 //! | `queue` | a thread | any worker; a joiner or a canceller, by its place; into a hand, or into a tray |
-//! | a [`Tray`] | its worker | that worker: into its hand; whoever has it come in: back into the queue |
+//! | a [`Tray`] | its worker | that worker: into its hand; whoever has it come in: into the queue, where it stood |
 //! | `timers` | its time | the supervisor, `close` and `cancel`: into the queue |
 //! | `doomed` | its end | the shutdown that gave it up, which had it from queue and timers: into a hand |
 //!
 //! Taking a task out of its place, under the lock, is the sole right to run it or to end it; so it ends once.
 //! What a place holds is moved by transitions alone, so it is not lost between two. A tray has a lock of its own,
-//! which its worker needs no other for, and which who has it come in holds besides this state's: see `call_in`.
+//! which its worker needs no other for, and which who has it come in (`call_in`) holds besides this state's.
 //!
 //! # What a thread does, and who says so
 //!
@@ -39,9 +39,9 @@
 //! - `pending` = those of them that have not started and that nobody has taken to end them.
 //! - `threads` = workers' hands that are granted = fresh + awake + lingering + idle + told + leaving.
 //! - `coming` = starting + fresh + lingering + told: threads that are on their way to the queue.
-//! - While trays are out, `once` and `pending` are too high, and `succeeded` and `failed` too low, by what has ended
-//!   from them; so who needs the numbers has them come in (`ask`). Zero is zero all the same: who has a tray has a
-//!   task in hand, and counts its end here.
+//! - While a tray is out, `once` and `pending` are too high, and `succeeded` and `failed` too low, by what has ended
+//!   from it; so who needs the numbers has it come in. Zero is zero all the same: who has a tray has a task in hand,
+//!   and counts its end here.
 //!
 //! # Why no wake-up is lost
 //!
@@ -72,10 +72,10 @@
 //! likewise, a worker that has left its place under the cap) looks at the queue in its stead. And there is a
 //! thread: no task is accepted before one is granted, and the last stays while any is live.
 //!
-//! *No task stays in a tray while another thread could take it.* Trays are out only while the supervisor ticks, or
-//! while all threads that there may be are at work. A tick has them all come in; so has a worker that finds the
-//! queue empty, or a tray out for longer than its tasks take; and so has whoever ends such a state: the arming of
-//! a tick, a start that is refused, a worker that leaves.
+//! *No task stays in a tray while another thread could take it*, nor while one takes another that is due later. Every
+//! worker that comes to the queue has the tray come in before it takes anything. It is out only while the supervisor
+//! ticks, which has it come in too, or while all threads that there may be are at work; and whoever ends that has
+//! it come in: a start that is refused, a worker that leaves.
 //!
 //! # Why the lock order is trivial
 //!
@@ -126,19 +126,16 @@ const TINY: u64 = 64;
 const LOCK_BOUND: u64 = 256;
 
 /// Tasks of no more nanoseconds than this are tiny enough to be taken by the tray (`LOCK_BOUND` of them fill a tick;
-/// without optimization everything takes longer), and so many in a row make it likely that the next are, too: as
-/// many as are taken then.
+/// without optimization everything takes longer), and so many in a row, which one worker alone has taken, make it
+/// likely that the next are, too: as many as are taken then.
 const TINY_TASK: u64 = if cfg!(debug_assertions) { 20_000 } else { 2_000 };
 const ENOUGH_TINY: u32 = BLOCK as u32;
 
-/// How many nanoseconds a tray may take. A worker whose tray is out for longer is held up.
+/// How many nanoseconds a tray may take: for so long its worker counts as one that was at the queue just now.
 const TRAY: u64 = TINY_TASK * BLOCK as u64;
 
 /// Who takes a tray leaves so many blocks to the others.
 const LEFT: usize = 1;
-
-/// For so many tasks no tray is taken after one was asked for: what that costs is then little for each.
-const PAUSE: u64 = 32 * BLOCK as u64;
 
 /// Ticks in a row that make workers busy ones, which are given one tick more when they falter. With fewer, one
 /// that is blocked in every other tick would be taken for one that loses its core.
@@ -209,8 +206,10 @@ struct Hand<'a, Meta> {
     lingered: bool,
     /// The tick in which it last took one.
     beat: u64,
-    /// When it was last at the queue and took one, how many it has run since, and how many tiny ones in a row.
+    /// When it was last at the queue and took one; up to where that had been passed then; how many it has run since,
+    /// with the one in hand; and how many tiny ones in a row, between which nobody else took any.
     took_at: Moment,
+    passed: u64,
     ran: u32,
     tiny: u32,
     thread: Option<Arc<str>>,
@@ -244,10 +243,9 @@ impl HeldBack {
     }
 }
 
-/// A tray, whose it is, and since when.
+/// A tray, and whose it is.
 struct Out<'a, Meta> {
     hand: usize,
-    since: Moment,
     tray: Arc<Mutex<Tray<'a, Meta>>>,
 }
 
@@ -422,7 +420,7 @@ pub(crate) struct State<'a, Meta> {
     /// The next id, and so one more than were added.
     next_id: u64,
     succeeded: u64,
-    /// When a worker last took a task.
+    /// When a worker last took a task; if it took a tray, up to when that counts as just now.
     last_take: Moment,
     queue: Queue<Due<'a, Meta>>,
 
@@ -472,10 +470,8 @@ pub(crate) struct State<'a, Meta> {
     /// Idle workers; the one that went idle last is woken first, so that the surplus ages.
     idle: Vec<usize>,
     limits: Limits,
-    /// Trays that are out, in the order in which they were taken.
-    trays: Vec<Out<'a, Meta>>,
-    /// No tray is taken before this place in the queue has been passed.
-    trays_from: u64,
+    /// The tray that is out.
+    tray: Option<Out<'a, Meta>>,
 
     // -- submitters that wait for room in the backlog
     /// Those that have no place yet.
@@ -549,8 +545,7 @@ impl<'a, Meta> State<'a, Meta> {
             slots: Vec::new(),
             idle: Vec::new(),
             limits,
-            trays: Vec::new(),
-            trays_from: 0,
+            tray: None,
             blocked: 0,
             offered: 0,
             claimed: 0,
@@ -698,7 +693,7 @@ impl<'a, Meta> State<'a, Meta> {
 
     /// Makes everything that waits due now, to be ended by whoever takes it.
     pub(crate) fn cancel(&mut self, now: Moment, fx: &mut Effects) {
-        self.ask();
+        self.call_in();
         self.cancelled = true;
         self.release_timers(now, fx, |_, _| true);
     }
@@ -1087,6 +1082,7 @@ impl<'a, Meta> State<'a, Meta> {
             lingered: false,
             beat: 0,
             took_at: Moment::START,
+            passed: u64::MAX,
             ran: 1,
             tiny: 0,
             thread: None,
@@ -1314,20 +1310,18 @@ impl<'a, Meta> State<'a, Meta> {
     // -- the way of a task --------------------------------------------------------------------------------
 
     fn take(&mut self, hand: usize, now: Moment, fx: &mut Effects) -> Option<Due<'a, Meta>> {
-        // What this worker would take next may wait behind a task that is not tiny after all.
-        let held_up = |oldest: &Out<'_, _>| now.nanos_since(oldest.since) > TRAY;
-        if self.trays.first().is_some_and(|oldest| self.queue.is_empty() || held_up(oldest)) {
-            self.call_in();
-        }
+        self.call_in();
+        let alone = self.hand(hand).passed == self.queue.front();
         let due = self.queue.pop()?;
+        let passed = self.queue.front();
         self.last_take = now;
         let beat = self.beat;
         let taker = self.hand_mut(hand);
         taker.worked = true;
         taker.lingered = false;
-        let tiny = now.nanos_since(taker.took_at) <= TINY_TASK * u64::from(taker.ran);
+        let tiny = alone && now.nanos_since(taker.took_at) <= TINY_TASK * u64::from(taker.ran);
         taker.tiny = if tiny { taker.tiny.saturating_add(taker.ran) } else { 0 };
-        (taker.took_at, taker.ran) = (now, 1);
+        (taker.took_at, taker.passed, taker.ran) = (now, passed, 1);
         if taker.beat != beat {
             taker.beat = beat;
             self.takers += 1;
@@ -1342,11 +1336,11 @@ impl<'a, Meta> State<'a, Meta> {
 
     /// Takes a tray of what comes next for the worker of `hand`, if that is of use, and none can be held up by it.
     fn take_tray(&mut self, hand: usize, now: Moment) -> Option<Arc<Mutex<Tray<'a, Meta>>>> {
-        if self.hand(hand).tiny < ENOUGH_TINY || self.queue.front() < self.trays_from {
+        if self.hand(hand).tiny < ENOUGH_TINY {
             return None;
         }
         let limits = &self.limits;
-        // The tick calls it in, or whoever of the others next comes to the queue.
+        // The tick has it come in, or whoever of the others next comes to the queue.
         let watched = self.tick_at != Moment::NEVER
             || (self.idle.is_empty() && self.threads_and_starts() >= limits.max_threads);
         // Each task that starts makes room for another, which is for those who wait to be told.
@@ -1355,63 +1349,57 @@ impl<'a, Meta> State<'a, Meta> {
             return None;
         }
         let due = self.queue.pop_batch(LEFT)?;
-        let tray = Arc::new(Mutex::new(Tray::new(due)));
-        self.trays.push(Out { hand, since: now, tray: Arc::clone(&tray) });
+        self.hand_mut(hand).passed = self.queue.front();
         self.last_take = Moment(now.0.saturating_add(TRAY));
+        let tray = Arc::new(Mutex::new(Tray::new(due)));
+        self.tray = Some(Out { hand, tray: Arc::clone(&tray) });
         Some(tray)
     }
 
-    /// Before somebody learns more than whether anything is live, or takes out what may stand in a tray: all come
-    /// in. For a while none is taken, since who asks once may ask for each task, from a hook perhaps.
-    pub(crate) fn ask(&mut self) {
-        if !self.trays.is_empty() {
-            self.call_in();
-            self.trays_from = self.queue.front() + PAUSE;
-        }
-    }
-
-    /// Has all trays come in: what they have done is counted, and what was not begun is in the queue again, where
-    /// it stood. Their workers find them empty, and come to the queue next.
-    fn call_in(&mut self) {
-        while let Some(out) = self.trays.pop() {
+    /// Has the tray come in, if one is out: what was done with it is counted, and what was not begun is in the queue
+    /// again, where it stood. Its worker finds it empty, and comes to the queue next.
+    ///
+    /// To be called before somebody learns more than whether anything is live, and before anything is taken out
+    /// of the queue, be it by a worker: what waits in the tray is due before what stands in the queue.
+    #[inline]
+    pub(crate) fn call_in(&mut self) {
+        if let Some(out) = self.tray.take() {
             self.settle(&out);
         }
     }
 
-    /// The worker of `hand` comes from its tray.
-    fn come_in(&mut self, hand: usize) {
-        let Some(at) = self.trays.iter().position(|out| out.hand == hand) else { return };
-        if self.trays[at].tray.lock().due.is_empty() {
-            let out = self.trays.remove(at);
-            self.settle(&out);
-        } else {
-            // What is put back stands before what others have taken since: so all come in, the last one first.
-            self.ask();
-        }
-    }
-
-    /// Makes true here what has been done with the tray of `out`.
     fn settle(&mut self, out: &Out<'a, Meta>) {
         let mut tray = out.tray.lock();
         let (succeeded, failed) = (std::mem::take(&mut tray.succeeded), std::mem::take(&mut tray.failed));
+        let (held, due) = (tray.held.take(), std::mem::take(&mut tray.due));
+        drop(tray);
         let ended = succeeded + failed;
         self.succeeded += succeeded;
         self.failed += failed;
         // As many have started as have ended, since they follow each other.
         self.once -= ended as usize;
         self.pending -= ended as usize;
-        let (held, due) = (tray.held.take(), std::mem::take(&mut tray.due));
-        drop(tray);
-        let hand = self.hand_mut(out.hand);
-        hand.ran += ended as u32;
-        hand.held = held.map(|record| Held { record, phase: None });
+        let used_up = due.is_empty();
         self.queue.put_back(due, |due, place| due.task.record.job.placed(place));
+        let passed = self.queue.front();
+        let hand = self.hand_mut(out.hand);
+        debug_assert!(hand.held.is_none(), "what is in hand is listed in one place");
+        hand.held = held.map(|record| Held { record, phase: None });
+        // Nobody else has taken anything since: it would have had the tray come in before.
+        hand.passed = passed;
+        if used_up {
+            hand.ran += ended as u32;
+        } else {
+            // To put back costs what it saves to take at once: so its worker has to earn the next one again, and
+            // whoever has trays come in with each task does so for few of them.
+            (hand.tiny, hand.ran) = (0, 1);
+        }
     }
 
     /// Takes the task with this id out of the queue, if it is there, to run it or to end it. Where it stands is
     /// looked up once all trays are in.
     pub(crate) fn take_out(&mut self, place: u64, id: TaskId, fx: &mut Effects) -> Option<Task<'a, Meta>> {
-        debug_assert!(self.trays.is_empty(), "it may stand in a tray");
+        debug_assert!(self.tray.is_none(), "it may stand there");
         if self.queue.get(place)?.task.record.id() != id {
             return None;
         }
@@ -1453,10 +1441,9 @@ impl<'a, Meta> State<'a, Meta> {
         watch: Moment,
         fx: &mut Effects,
     ) {
-        if let Some(out) = self.trays.iter().find(|out| out.hand == hand) {
-            out.tray.lock().held = Some(record);
-        } else {
-            self.hand_mut(hand).held = Some(Held { record, phase });
+        match &self.tray {
+            Some(out) if out.hand == hand => out.tray.lock().held = Some(record),
+            _ => self.hand_mut(hand).held = Some(Held { record, phase }),
         }
         if let Some(phase) = phase {
             *self.held_back.of(phase) += 1;
@@ -1488,7 +1475,9 @@ impl<'a, Meta> State<'a, Meta> {
     /// The task in `hand` has ended.
     #[must_use]
     pub(crate) fn finish(&mut self, hand: usize, ended: &Ended, fx: &mut Effects) -> Parting<'a, Meta> {
-        self.come_in(hand);
+        if self.tray.as_ref().is_some_and(|out| out.hand == hand) {
+            self.call_in();
+        }
         let record = self.let_go(hand);
         self.end(ended, fx);
         record
@@ -1646,6 +1635,7 @@ impl<'a, Meta> State<'a, Meta> {
     }
 
     pub(crate) fn supervisor_leaves(&mut self, fx: &mut Effects) {
+        debug_assert!(self.tray.is_none() || self.tick_at == Moment::NEVER, "what ticks for a tray stays");
         self.supervisor = Helper::default();
         self.supervisor_idle = None;
         self.tick_at = Moment::NEVER;
@@ -1763,7 +1753,7 @@ impl<'a, Meta> State<'a, Meta> {
     /// Gives up what no thread has in hand, and names it together with everything else that is live, and with
     /// what other shutdowns gave up since this one began.
     pub(crate) fn abandon(&mut self, since: usize, now: Moment, fx: &mut Effects) -> Vec<TaskInfo<'a, Meta>> {
-        self.ask();
+        self.call_in();
         let mut tasks = self.tasks(now);
         let live: HashSet<TaskId> = tasks.iter().map(TaskInfo::id).collect();
         tasks.extend(self.given_up[since..].iter().filter(|task| !live.contains(&task.id())).cloned());

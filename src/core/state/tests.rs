@@ -337,13 +337,12 @@ impl Sim {
         }
     }
 
-    /// What has not been begun, in trays and in the queue.
+    /// What has not been begun, in the tray and in the queue.
     fn queued(&self) -> Vec<TaskId> {
-        let trays = self.state.trays.iter().flat_map(|out| {
-            let tray = out.tray.lock();
-            tray.due.iter().map(|due| due.task.record.id()).collect::<Vec<_>>()
-        });
-        trays.chain(self.state.queue.iter().map(|due| due.task.record.id())).collect()
+        let id = |due: &Due<'_, _>| due.task.record.id();
+        let tray =
+            self.state.tray.iter().flat_map(|out| out.tray.lock().due.iter().map(id).collect::<Vec<_>>());
+        tray.chain(self.state.queue.iter().map(id)).collect()
     }
 
     fn started(&mut self, id: TaskId) {
@@ -621,7 +620,7 @@ impl Sim {
         let Some((task, done)) = tray.lock().turn_over(ended.tally == Tally::Succeeded) else { return false };
         assert!(Arc::ptr_eq(&done.unwrap(), record), "the one that was listed");
         let id = task.record.id();
-        assert!(self.queue.contains(&id), "what waits in a tray waits");
+        assert_eq!(self.queue.first(), Some(&id), "first in, first out");
         self.gone(record.id());
         self.started(id);
         self.moved(id, Place::Hand);
@@ -632,12 +631,11 @@ impl Sim {
     }
 
     fn next(&mut self, hand: usize) {
-        let first = self.state.queue.iter().next().map(|due| due.task.record.id());
         let before = self.queue.clone();
         let at = match self.act(|state, now, fx| state.next(hand, now, fx)) {
             Next::Take(task, twin, order, tray) => {
                 let id = task.record.id();
-                assert!([first, before.first().copied()].contains(&Some(id)), "first in, first out");
+                assert_eq!(before.first(), Some(&id), "first in, first out");
                 self.trays.extend(tray.map(|tray| (hand, tray)));
                 self.started(id);
                 self.moved(id, Place::Hand);
@@ -752,7 +750,7 @@ impl Sim {
             return;
         }
         let id = self.queue[usize::from(which) % self.queue.len()];
-        self.state.ask();
+        self.state.call_in();
         let place =
             (0..).find(|&place| self.state.queue.get(place).is_some_and(|due| due.task.record.id() == id));
         let task = self.act(|state, _, fx| state.take_out(place.unwrap(), id, fx)).unwrap();
@@ -954,26 +952,26 @@ impl Sim {
         let state = &self.state;
         // Tasks.
         let of = |kind| self.live.values().filter(|known| known.kind == kind).count();
-        let out = state.trays.iter().map(|out| out.tray.lock());
-        let (of_trays, lag, held_by_trays) = out.fold((0, 0, 0), |(due, lag, held), tray| {
-            let ended = (tray.succeeded + tray.failed) as usize;
-            (due + tray.due.iter().count(), lag + ended, held + usize::from(tray.held.is_some()))
-        });
+        let tray = state.tray.as_ref().map(|out| out.tray.lock());
+        let lag = tray.as_ref().map_or(0, |tray| (tray.succeeded + tray.failed) as usize);
+        let in_tray = tray.as_ref().map_or(0, |tray| tray.due.iter().count());
+        let held_by_tray = tray.as_ref().is_some_and(|tray| tray.held.is_some());
+        drop(tray);
         assert_eq!((state.once - lag, state.loops), (of(Kind::Once), of(Kind::Loop)));
         let at = |place| self.live.values().filter(|known| known.place == place).count();
-        assert_eq!(state.queue.len() + of_trays, at(Place::Queue));
+        assert_eq!(state.queue.len() + in_tray, at(Place::Queue));
         assert_eq!(state.timers.len(), at(Place::Timers));
         assert_eq!(state.doomed.len(), at(Place::Doomed));
         let held = |hand: &&Hand<'_, _>| hand.held.is_some();
         let hands = || state.slots.iter().filter_map(|slot| slot.hand.as_ref());
-        assert_eq!(hands().filter(held).count() + held_by_trays, at(Place::Hand));
+        assert_eq!(hands().filter(held).count() + usize::from(held_by_tray), at(Place::Hand));
         assert_eq!(self.queued(), self.queue);
         for due in state.queue.iter().filter(|due| due.task.luggage.is_none()) {
             let id = due.task.record.id();
-            let there = state.queue.get(self.shared[&id].place.get());
+            let there = state.queue.get(self.shared[&id].place());
             assert!(there.is_some_and(|there| there.task.record.id() == id), "its handle finds it");
         }
-        if state.trays.is_empty() {
+        if state.tray.is_none() {
             let listed: Vec<_> = state.tasks(self.now).iter().map(TaskInfo::id).collect();
             assert_eq!(listed, self.live.keys().copied().collect::<Vec<_>>());
         }
@@ -1042,11 +1040,11 @@ impl Sim {
         }
         assert!(self.supervisor_starts <= 1 && (self.supervisor_starts == 0 || state.supervisor.starting));
 
-        // What is in trays is seen to.
-        assert_eq!(held_by_trays, state.trays.len(), "who has a tray has a task in hand");
-        if !state.trays.is_empty() {
+        // What is in the tray is seen to.
+        if state.tray.is_some() {
             let all_at_work = state.idle.is_empty() && state.threads_and_starts() >= state.limits.max_threads;
-            assert!(state.tick_at != Moment::NEVER || all_at_work, "trays are forgotten");
+            assert!(state.tick_at != Moment::NEVER || all_at_work, "the tray is forgotten");
+            assert!(held_by_tray, "who has a tray has a task in hand");
             assert!(!state.cancelled && !state.abandoned, "what waits in a tray is to run");
         }
 
@@ -1872,8 +1870,8 @@ fn one_worker_is_enough_where_the_lock_is_what_limits() {
     for by_worker in [false, true] {
         for (each, starts) in [(LOCK_BOUND, 0), (LOCK_BOUND - 1, 1)] {
             let mut sim = Sim::at_work(1).leaves(400);
-            // What is out in trays would count.
-            sim.state.trays_from = u64::MAX;
+            // No tray: what is out counts as taken.
+            sim.state.limits.max_pending = usize::MAX - 1;
             sim.turns_over_many(0, usize::try_from(each).unwrap());
             sim.now = sim.now.after(2 * RECENT);
             sim.submit(Sort::Plain, false, by_worker, false);
@@ -1918,38 +1916,37 @@ fn tasks_that_are_cancelled_make_no_worker_a_fast_one() {
 // -- trays ----------------------------------------------------------------------------------------------------
 
 impl Sim {
-    /// Two workers, the first of which has a tray, of which it has begun nothing.
+    /// The first of two workers has a tray, of which it has begun nothing.
     fn with_a_tray(mut self) -> Self {
-        self.fill(100);
-        self.takes_a_tray()
-    }
-
-    fn with_a_tray_of_a_flood(mut self) -> Self {
         for _ in 0..100 {
             self.submit(Sort::Plain, false, false, false);
         }
-        self.takes_a_tray()
-    }
-
-    fn takes_a_tray(mut self) -> Self {
         // The first may begin in the middle of a block.
-        while self.in_trays() < 2 {
+        while self.in_tray() < 2 {
             self.turns_over(0);
         }
+        self.check();
         self
     }
 
-    fn in_trays(&self) -> usize {
+    fn in_tray(&self) -> usize {
         self.queued().len() - self.state.queue.len()
     }
 
-    /// How many tasks pass before the worker of `hand` has a tray, if it is soon.
-    fn turns_until_a_tray(&mut self, hand: usize, pause: Duration) -> Option<usize> {
-        (0..3 * BLOCK).find(|_| {
-            self.now = self.now.after(pause);
-            self.turns_over(hand);
-            self.trays.contains_key(&hand)
+    /// Does the first worker take a tray, where each task takes so long?
+    fn takes_a_tray(&mut self, each: Duration) -> bool {
+        (0..3 * BLOCK).any(|_| {
+            self.now = self.now.after(each);
+            self.turns_over(0);
+            self.state.tray.is_some()
         })
+    }
+
+    fn takes_a_tray_of_a_flood(mut self, each: Duration) -> bool {
+        for _ in 0..100 {
+            self.submit(Sort::Plain, false, false, false);
+        }
+        self.takes_a_tray(each)
     }
 }
 
@@ -1965,14 +1962,14 @@ fn at_the_cap() -> Sim {
 fn who_turns_over_tiny_tasks_has_the_lock_once_for_a_tray_of_them() {
     for sim in [ticking(), at_the_cap()] {
         let mut sim = sim.with_a_tray();
-        let (queue, waiting, succeeded) = (sim.state.queue.len(), sim.in_trays(), sim.state.succeeded);
+        let (queue, waiting, succeeded) = (sim.state.queue.len(), sim.in_tray(), sim.state.succeeded);
         for _ in 0..waiting {
             sim.now = sim.now.after(Duration::from_nanos(TINY_TASK));
             sim.turns_over(0);
         }
-        assert_eq!((sim.state.queue.len(), sim.in_trays(), sim.state.succeeded), (queue, 0, succeeded));
+        assert_eq!((sim.state.queue.len(), sim.in_tray(), sim.state.succeeded), (queue, 0, succeeded));
         sim.turns_over(0);
-        assert_eq!(sim.in_trays(), BLOCK - 1, "it goes on with the next");
+        assert_eq!(sim.in_tray(), BLOCK - 1, "it goes on with the next");
         assert_eq!(sim.state.succeeded, succeeded + waiting as u64 + 1, "what has ended is counted by then");
         sim.settle();
     }
@@ -1980,97 +1977,88 @@ fn who_turns_over_tiny_tasks_has_the_lock_once_for_a_tray_of_them() {
 
 #[test]
 fn a_tray_is_for_tiny_tasks_that_nobody_else_could_do_sooner() {
-    assert!(ticking().turns_until_a_tray_of_a_flood(Duration::ZERO));
-    assert!(ticking().turns_until_a_tray_of_a_flood(Duration::from_nanos(TINY_TASK)));
-    assert!(!ticking().turns_until_a_tray_of_a_flood(Duration::from_nanos(TINY_TASK + 1)), "not tiny");
+    assert!(ticking().takes_a_tray_of_a_flood(Duration::ZERO));
+    assert!(ticking().takes_a_tray_of_a_flood(Duration::from_nanos(TINY_TASK)));
+    assert!(!ticking().takes_a_tray_of_a_flood(Duration::from_nanos(TINY_TASK + 1)), "not tiny");
     for set in [
         |sim: &mut Sim| sim.state.limits.max_pending = 1000,
         |sim: &mut Sim| sim.state.limits.may_leave = false,
     ] {
         let mut sim = at_the_cap();
         set(&mut sim);
-        assert!(!sim.turns_until_a_tray_of_a_flood(Duration::ZERO));
+        assert!(!sim.takes_a_tray_of_a_flood(Duration::ZERO));
     }
     let mut sim = ticking();
     sim.fill(3 * BLOCK);
     while sim.queue.len() > 1 {
         sim.turns_over(0);
-        assert!(sim.state.queue.len() >= LEFT * BLOCK || !sim.trays.contains_key(&0), "the last are for all");
+        assert!(sim.state.queue.len() >= LEFT * BLOCK || sim.in_tray() == 0, "the last are for all");
     }
     // Below the cap, and nothing ticks.
     let mut sim = ticking();
     sim.fill(100);
     sim.state.tick_at = Moment::NEVER;
-    assert!(sim.turns_until_a_tray(0, Duration::ZERO).is_none());
+    assert!(!sim.takes_a_tray(Duration::ZERO));
 }
 
-impl Sim {
-    fn turns_until_a_tray_of_a_flood(mut self, pause: Duration) -> bool {
-        for _ in 0..100 {
-            self.submit(Sort::Plain, false, false, false);
-        }
-        self.turns_until_a_tray(0, pause).is_some()
+#[test]
+fn workers_that_take_turns_at_the_queue_take_no_trays() {
+    let mut sim = ticking();
+    sim.fill(100);
+    for turn in 0..90 {
+        sim.turns_over(turn % 2);
+        assert!(sim.state.tray.is_none());
+    }
+    sim.settle();
+}
+
+#[test]
+fn what_waits_in_a_tray_is_begun_before_what_is_due_later() {
+    for sim in [ticking(), at_the_cap()] {
+        let mut sim = sim.with_a_tray();
+        let waits = sim.queue[0];
+        sim.turns_over(1);
+        assert_eq!((sim.live[&waits].place, sim.in_tray()), (Place::Hand, 0));
+        sim.settle();
     }
 }
 
 #[test]
 fn what_waits_in_the_tray_of_a_worker_that_blocks_is_for_the_others_after_a_tick() {
     let mut sim = ticking().with_a_tray();
-    let waits = sim.queue[0];
     sim.tick();
-    assert_eq!((sim.in_trays(), sim.state.queue.len()), (0, sim.queue.len()));
-    sim.turns_over(1);
-    assert_eq!(sim.live[&waits].place, Place::Hand);
+    assert_eq!((sim.in_tray(), sim.state.queue.len()), (0, sim.queue.len()));
+    let ticks = sim.ticks_until_it_grows(|_, _| ());
+    assert!(ticks <= 3, "{ticks} ticks");
     sim.settle();
 }
 
 #[test]
-fn whoever_comes_to_the_queue_has_the_trays_come_in_of_those_that_are_held_up() {
-    let mut sim = at_the_cap().with_a_tray();
-    let waits = sim.queue[0];
-    sim.now = sim.now.after(Duration::from_nanos(TRAY));
-    sim.turns_over(1);
-    assert_eq!(sim.live[&waits].place, Place::Queue, "not yet");
+fn for_as_long_as_a_tray_may_take_its_worker_was_at_the_queue_just_now() {
+    let mut sim = ticking().with_a_tray();
+    sim.now = sim.now.after(Duration::from_nanos(TRAY)).after(RECENT);
+    sim.submit(Sort::Plain, false, false, false);
+    assert!(sim.starts.is_empty());
     sim.now = sim.now.after(Duration::from_nanos(1));
-    sim.turns_over(1);
-    assert_eq!(sim.live[&waits].place, Place::Hand);
-    sim.settle();
-}
-
-#[test]
-fn who_finds_the_queue_empty_has_what_waits_in_trays() {
-    let mut sim = ticking().with_a_tray();
-    while !sim.state.queue.is_empty() {
-        sim.take_from_the_queue(1);
-    }
-    let waits = sim.queue[0];
-    assert_eq!(sim.in_trays(), sim.queue.len());
-    sim.take_from_the_queue(1);
-    assert_eq!(sim.live[&waits].place, Place::Hand);
-    sim.settle();
-}
-
-impl Sim {
-    /// The worker of `hand` takes one task, and has no tray.
-    fn take_from_the_queue(&mut self, hand: usize) {
-        let from = std::mem::replace(&mut self.state.trays_from, u64::MAX);
-        self.turns_over(hand);
-        self.state.trays_from = from;
-    }
-}
-
-#[test]
-fn who_asks_has_the_truth_and_is_not_asked_to_pay_for_it_with_each_task() {
-    let mut sim = ticking().with_a_tray();
-    sim.state.ask();
-    assert_eq!((sim.in_trays(), sim.state.len(), sim.state.pending), (0, sim.live.len(), sim.queue.len()));
+    sim.submit(Sort::Plain, false, false, false);
+    assert_eq!(sim.starts.len(), 1);
     sim.check();
-    for tasks in 0..PAUSE {
-        assert!(sim.state.trays.is_empty(), "after {tasks} tasks");
-        sim.submit(Sort::Plain, false, false, false);
-        sim.turns_over(0);
+}
+
+#[test]
+fn who_has_a_tray_come_in_early_does_so_for_few_tasks() {
+    let mut sim = ticking().with_a_tray();
+    for tray in 0..3 {
+        sim.state.call_in();
+        assert_eq!((sim.in_tray(), sim.state.len(), sim.state.pending), (0, sim.live.len(), sim.queue.len()));
+        sim.check();
+        for tasks in 0..ENOUGH_TINY {
+            assert!(sim.state.tray.is_none(), "tray {tray}, {tasks} tasks after the last");
+            sim.submit(Sort::Plain, false, false, false);
+            sim.turns_over(0);
+        }
+        assert!(sim.takes_a_tray(Duration::ZERO));
     }
-    assert!(sim.turns_until_a_tray(0, Duration::ZERO).is_some());
     sim.settle();
 }
 
@@ -2078,7 +2066,7 @@ fn who_asks_has_the_truth_and_is_not_asked_to_pay_for_it_with_each_task() {
 fn what_was_cancelled_does_not_run_for_having_waited_in_a_tray() {
     let mut sim = ticking().with_a_tray();
     sim.cancel();
-    assert_eq!(sim.in_trays(), 0);
+    assert_eq!(sim.in_tray(), 0);
     sim.check();
     sim.finish(0, Outcome::Succeeds);
     sim.worker(0, true);
@@ -2088,7 +2076,7 @@ fn what_was_cancelled_does_not_run_for_having_waited_in_a_tray() {
     ));
     for _ in 0..3 * BLOCK {
         sim.worker(0, true);
-        assert_eq!(sim.state.trays.len(), 0, "what is only to be ended is not taken by the tray");
+        assert!(sim.state.tray.is_none(), "what is only to be ended is not taken by the tray");
     }
     sim.settle();
 }
@@ -2098,13 +2086,13 @@ fn what_waits_in_a_tray_is_given_up_with_all_that_waits() {
     let mut sim = ticking().with_a_tray();
     sim.begin_shutdown();
     sim.shutdown(0);
-    assert_eq!((sim.in_trays(), sim.state.doomed.len()), (0, sim.live.len() - 2), "two are running");
+    assert_eq!((sim.in_tray(), sim.state.doomed.len()), (0, sim.live.len() - 2), "two are running");
     sim.check();
     sim.settle();
 }
 
 #[test]
-fn trays_come_in_before_it_is_reckoned_what_was_taken_since() {
+fn a_tray_comes_in_before_it_is_reckoned_what_was_taken_since() {
     let mut sim = at_the_cap();
     sim.start_supervisor(true);
     sim.run(Sort::Delayed);
@@ -2112,14 +2100,14 @@ fn trays_come_in_before_it_is_reckoned_what_was_taken_since() {
     assert_eq!(sim.state.tick_at, Moment::NEVER);
     sim.now = sim.now.after(5 * MS);
     sim.supervise();
-    assert_eq!(sim.in_trays(), 0);
+    assert_eq!(sim.in_tray(), 0);
     sim.turns_over(1);
     assert_eq!(sim.state.takes(), 1);
     sim.settle();
 }
 
 #[test]
-fn where_nothing_ticks_trays_come_in_once_another_thread_may_be_started() {
+fn where_nothing_ticks_a_tray_comes_in_once_another_thread_may_be_started() {
     for leaves in [false, true] {
         let mut sim = sim(Policy::Elastic, 3);
         sim.run(Sort::Plain);
@@ -2138,34 +2126,28 @@ fn where_nothing_ticks_trays_come_in_once_another_thread_may_be_started() {
             }
         }
         sim.state.limits.may_leave = true;
-        let mut sim = sim.with_a_tray_of_a_flood();
+        let mut sim = sim.with_a_tray();
         assert_eq!(sim.state.tick_at, Moment::NEVER);
         if leaves {
             sim.worker(2, true);
         } else {
             sim.refuse();
         }
-        assert_eq!(sim.in_trays(), 0);
+        assert_eq!(sim.in_tray(), 0);
         sim.check();
         sim.settle();
     }
 }
 
 #[test]
-fn who_comes_from_a_tray_before_it_is_empty_puts_all_back_in_order() {
+fn who_comes_from_a_tray_before_it_is_empty_puts_back_the_rest() {
     let mut sim = at_the_cap().with_a_tray();
-    while sim.trays.len() < 2 {
-        sim.turns_over(1);
-    }
-    sim.turns_over(1);
-    let (queue, waiting) = (sim.queue.clone(), sim.in_trays());
+    let queue = sim.queue.clone();
     // It has kept a context: what comes next is for the state to begin.
-    sim.trays.remove(&1);
-    sim.finish(1, Outcome::Succeeds);
-    sim.worker(1, true);
-    assert!(waiting > BLOCK && sim.in_trays() == 0);
+    sim.trays.remove(&0);
+    sim.turns_over(0);
+    assert_eq!(sim.in_tray(), 0);
     assert_eq!(sim.queue, queue[1..]);
-    sim.check();
     sim.settle();
 }
 
@@ -2177,14 +2159,14 @@ fn a_task_with_luggage_in_a_tray_is_for_the_state_to_begin() {
     for _ in 0..50 {
         sim.submit(Sort::Plain, false, false, false);
     }
-    while !sim.trays.contains_key(&0) {
+    while sim.state.tray.is_none() {
         sim.turns_over(0);
     }
-    while sim.trays.contains_key(&0) {
+    while sim.state.tray.is_some() {
         sim.turns_over(0);
     }
     assert!(matches!(&sim.workers[&0], Worker::Working(task) if task.is_watched()));
-    assert_eq!((sim.in_trays(), sim.state.watched), (0, 1));
+    assert_eq!((sim.in_tray(), sim.state.watched), (0, 1));
     assert_ne!(sim.state.stall_at, Moment::NEVER);
     sim.settle();
 }
