@@ -7,6 +7,7 @@ mod common;
 
 use common::{Drops, Gated, HANG, busy, gated, in_time};
 use inflight::{Context, Grace, Handle, Kind, Manager, Phase, TaskError, TaskId, TaskInfo};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -194,6 +195,75 @@ fn a_task_that_blocks_in_a_flood_holds_up_none_of_the_others() {
         gates.into_iter().for_each(Gated::open);
         in_time(move || manager.wait());
     }
+}
+
+/// As many gates as the pool has threads, each of which waits at one.
+fn hold_all<const N: usize>(manager: &Manager<usize>) -> [Gated; N] {
+    std::array::from_fn(|_| busy(manager, 0))
+}
+
+#[test]
+fn the_tasks_of_a_flood_start_in_the_order_in_which_they_came() {
+    const TASKS: usize = 20_000;
+    let manager: Manager<usize> = Manager::builder().max_threads(2).build().unwrap();
+    let gates = hold_all::<2>(&manager);
+    let started = Arc::new(Mutex::new(Vec::with_capacity(TASKS)));
+    for n in 0..TASKS {
+        let started = Arc::clone(&started);
+        manager.run(n, move |_| Ok(started.lock().unwrap().push(n))).unwrap();
+    }
+    gates.into_iter().for_each(Gated::open);
+    manager.wait();
+    // One may have been taken, and its worker have lost its core before it got to its first step.
+    let (mut late, mut next) = (BTreeSet::new(), 0);
+    for &n in started.lock().unwrap().iter() {
+        late.extend(next..=n);
+        next = next.max(n + 1);
+        late.remove(&n);
+        assert!(late.len() <= 1, "{} older tasks had not started when {n} did", late.len());
+    }
+}
+
+/// Two threads that take tasks in their order always have a pair in hand.
+#[test]
+fn neighbours_of_a_flood_that_wait_for_each_other_meet_in_a_pool_of_two() {
+    let manager: Manager<usize> = Manager::builder().max_threads(2).build().unwrap();
+    let gates = hold_all::<2>(&manager);
+    for _ in 0..BEFORE {
+        manager.run(0, |_| Ok(())).unwrap();
+    }
+    for n in 0..1000 {
+        let (says, said) = mpsc::channel::<()>();
+        manager.run(n, move |_| Ok(said.recv_timeout(HANG)?)).unwrap();
+        manager.run(n, move |_| Ok(says.send(())?)).unwrap();
+    }
+    gates.into_iter().for_each(Gated::open);
+    manager.wait();
+    assert_eq!(manager.stats().failed, 0);
+}
+
+#[test]
+fn a_note_goes_with_the_task_of_a_flood_that_made_it() {
+    let manager: Manager<usize> = Manager::builder().max_threads(1).build().unwrap();
+    let start = busy(&manager, 0);
+    let stops: Vec<_> = (0..5)
+        .map(|_| {
+            for _ in 0..BEFORE {
+                manager.run(0, |cx| Ok(cx.progress("tiny"))).unwrap();
+            }
+            let (stop, task) = gated();
+            manager.run(1, task).unwrap();
+            stop
+        })
+        .collect();
+    start.open();
+    for stop in stops {
+        stop.started();
+        let tasks = manager.tasks();
+        assert_eq!((*tasks[0].meta(), tasks[0].progress()), (1, None));
+        stop.open();
+    }
+    manager.wait();
 }
 
 #[test]

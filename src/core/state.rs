@@ -121,14 +121,16 @@ const BUSY: u64 = 8;
 /// Workers that take this many in one tick for each core (one in 8 µs) run one tiny task after the other.
 const TINY: u64 = 64;
 
-/// Workers that take this many each in one tick (one in 2 µs) spend their time on the queue's lock: even a
-/// core that idles would not help them.
-const LOCK_BOUND: u64 = 256;
+/// Tasks of no more nanoseconds than this, all in all, are turned over as fast by one worker as by two that meet at
+/// the queue's lock: even a core that idles would not help it. (Without optimization everything takes longer.)
+const ALONE: u64 = if cfg!(debug_assertions) { 5_000 } else { 500 };
 
-/// Tasks of no more nanoseconds than this are tiny enough to be taken by the tray (`LOCK_BOUND` of them fill a tick;
-/// without optimization everything takes longer), and so many in a row, which one worker alone has taken, make it
-/// likely that the next are, too: as many as are taken then.
-const TINY_TASK: u64 = if cfg!(debug_assertions) { 20_000 } else { 2_000 };
+/// So many fill a tick.
+const LOCK_BOUND: u64 = TICK.as_nanos() as u64 / ALONE;
+
+/// Tasks of no more nanoseconds than this are tiny enough to be taken by the tray, and so many in a row, which one
+/// worker alone has taken, make it likely that the next are, too: as many as are taken then.
+const TINY_TASK: u64 = 4 * ALONE;
 const ENOUGH_TINY: u32 = BLOCK as u32;
 
 /// How many nanoseconds a tray may take: for so long its worker counts as one that was at the queue just now.
@@ -207,10 +209,12 @@ struct Hand<'a, Meta> {
     /// The tick in which it last took one.
     beat: u64,
     /// When it was last at the queue and took one; up to where that had been passed then; how many it has run since,
-    /// with the one in hand; and how many tiny ones in a row, between which nobody else took any.
+    /// with the one in hand; whether these took no longer than `ALONE` each; and how many tiny ones in a row, between
+    /// which nobody else took any.
     took_at: Moment,
     passed: u64,
     ran: u32,
+    quick: bool,
     tiny: u32,
     thread: Option<Arc<str>>,
     /// What it uses for each of its attempts: see `Desk`.
@@ -246,6 +250,8 @@ impl HeldBack {
 /// A tray, and whose it is.
 struct Out<'a, Meta> {
     hand: usize,
+    /// Up to when its worker is better off alone, if it goes on as it did.
+    alone_until: Moment,
     tray: Arc<Mutex<Tray<'a, Meta>>>,
 }
 
@@ -1084,6 +1090,7 @@ impl<'a, Meta> State<'a, Meta> {
             took_at: Moment::START,
             passed: u64::MAX,
             ran: 1,
+            quick: false,
             tiny: 0,
             thread: None,
             control: None,
@@ -1204,6 +1211,9 @@ impl<'a, Meta> State<'a, Meta> {
                 return Next::Successor(self.reserve());
             }
         }
+        if self.is_in_the_way(now, fx) {
+            return Next::Park(self.park(hand, now));
+        }
         if let Some(Due { task, twin }) = self.take(hand, now, fx) {
             let order = self.order(&task, now);
             let plain = task.luggage.is_none() && order == Order::Run;
@@ -1319,7 +1329,9 @@ impl<'a, Meta> State<'a, Meta> {
         let taker = self.hand_mut(hand);
         taker.worked = true;
         taker.lingered = false;
-        let tiny = alone && now.nanos_since(taker.took_at) <= TINY_TASK * u64::from(taker.ran);
+        let (took, ran) = (now.nanos_since(taker.took_at), u64::from(taker.ran));
+        taker.quick = took <= ALONE * ran;
+        let tiny = alone && took <= TINY_TASK * ran;
         taker.tiny = if tiny { taker.tiny.saturating_add(taker.ran) } else { 0 };
         (taker.took_at, taker.passed, taker.ran) = (now, passed, 1);
         if taker.beat != beat {
@@ -1352,8 +1364,26 @@ impl<'a, Meta> State<'a, Meta> {
         self.hand_mut(hand).passed = self.queue.front();
         self.last_take = Moment(now.0.saturating_add(TRAY));
         let tray = Arc::new(Mutex::new(Tray::new(due)));
-        self.tray = Some(Out { hand, tray: Arc::clone(&tray) });
+        let alone = if self.hand(hand).quick { ALONE * BLOCK as u64 } else { 0 };
+        let alone_until = Moment(now.0.saturating_add(alone));
+        self.tray = Some(Out { hand, alone_until, tray: Arc::clone(&tray) });
         Some(tray)
+    }
+
+    /// Would a worker that comes to the queue only slow down another, which turns over a tray of tiny tasks? Then it
+    /// goes idle, and the tick sees to it that it comes again, should the other be held up.
+    fn is_in_the_way(&mut self, now: Moment, fx: &mut Effects) -> bool {
+        let in_the_way = self.tray.as_ref().is_some_and(|out| now < out.alone_until);
+        // It would come again at once if idle threads were not to stay.
+        if !in_the_way || self.limits.keep_alive <= TICK {
+            return false;
+        }
+        if !self.supervisor.alive {
+            self.wants_supervisor(now, fx);
+            return false;
+        }
+        self.arm(now, fx);
+        self.tray.is_some()
     }
 
     /// Has the tray come in, if one is out: what was done with it is counted, and what was not begun is in the queue

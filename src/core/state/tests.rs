@@ -651,7 +651,10 @@ impl Sim {
             }
             Next::Linger => Worker::Ready(None),
             Next::Park(until) => {
-                assert!(self.queue.is_empty() || self.state.limits.policy == Policy::ThreadPerTask);
+                let watched = self.state.tray.is_some() && self.state.tick_at != Moment::NEVER;
+                assert!(
+                    self.queue.is_empty() || watched || self.state.limits.policy == Policy::ThreadPerTask
+                );
                 Worker::Parked { until, notified: false }
             }
             Next::Successor(successor) => Worker::Succeeding(successor),
@@ -1728,8 +1731,14 @@ fn a_submitter_that_waits_for_room_has_its_task_back_at_a_close() {
 
 // -- growth ---------------------------------------------------------------------------------------------------
 
-/// Two workers on two cores, of eight that there may be, and a supervisor that ticks.
+/// Two workers on two cores, of eight that there may be, and a supervisor that ticks. No trays are taken.
 fn ticking() -> Sim {
+    let mut sim = flowing();
+    sim.state.limits.max_pending = usize::MAX - 1;
+    sim
+}
+
+fn flowing() -> Sim {
     let mut sim = Sim::two_at_work(Policy::Elastic, 8);
     sim.state.limits.may_leave = true;
     sim.state.limits.keep_alive = Duration::MAX;
@@ -1917,12 +1926,18 @@ fn tasks_that_are_cancelled_make_no_worker_a_fast_one() {
 
 impl Sim {
     /// The first of two workers has a tray, of which it has begun nothing.
-    fn with_a_tray(mut self) -> Self {
+    fn with_a_tray(self) -> Self {
+        self.with_a_tray_of(Duration::ZERO)
+    }
+
+    /// The tasks take so long.
+    fn with_a_tray_of(mut self, each: Duration) -> Self {
         for _ in 0..100 {
             self.submit(Sort::Plain, false, false, false);
         }
         // The first may begin in the middle of a block.
         while self.in_tray() < 2 {
+            self.now = self.now.after(each);
             self.turns_over(0);
         }
         self.check();
@@ -1950,7 +1965,7 @@ impl Sim {
     }
 }
 
-/// As `ticking`, but with two workers at the most: so nothing ticks.
+/// As `flowing`, but with two workers at the most: so nothing ticks.
 fn at_the_cap() -> Sim {
     let mut sim = Sim::two_at_work(Policy::Elastic, 2);
     sim.state.limits.may_leave = true;
@@ -1960,7 +1975,7 @@ fn at_the_cap() -> Sim {
 
 #[test]
 fn who_turns_over_tiny_tasks_has_the_lock_once_for_a_tray_of_them() {
-    for sim in [ticking(), at_the_cap()] {
+    for sim in [flowing(), at_the_cap()] {
         let mut sim = sim.with_a_tray();
         let (queue, waiting, succeeded) = (sim.state.queue.len(), sim.in_tray(), sim.state.succeeded);
         for _ in 0..waiting {
@@ -1977,9 +1992,9 @@ fn who_turns_over_tiny_tasks_has_the_lock_once_for_a_tray_of_them() {
 
 #[test]
 fn a_tray_is_for_tiny_tasks_that_nobody_else_could_do_sooner() {
-    assert!(ticking().takes_a_tray_of_a_flood(Duration::ZERO));
-    assert!(ticking().takes_a_tray_of_a_flood(Duration::from_nanos(TINY_TASK)));
-    assert!(!ticking().takes_a_tray_of_a_flood(Duration::from_nanos(TINY_TASK + 1)), "not tiny");
+    assert!(flowing().takes_a_tray_of_a_flood(Duration::ZERO));
+    assert!(flowing().takes_a_tray_of_a_flood(Duration::from_nanos(TINY_TASK)));
+    assert!(!flowing().takes_a_tray_of_a_flood(Duration::from_nanos(TINY_TASK + 1)), "not tiny");
     for set in [
         |sim: &mut Sim| sim.state.limits.max_pending = 1000,
         |sim: &mut Sim| sim.state.limits.may_leave = false,
@@ -1988,14 +2003,14 @@ fn a_tray_is_for_tiny_tasks_that_nobody_else_could_do_sooner() {
         set(&mut sim);
         assert!(!sim.takes_a_tray_of_a_flood(Duration::ZERO));
     }
-    let mut sim = ticking();
+    let mut sim = flowing();
     sim.fill(3 * BLOCK);
     while sim.queue.len() > 1 {
         sim.turns_over(0);
         assert!(sim.state.queue.len() >= LEFT * BLOCK || sim.in_tray() == 0, "the last are for all");
     }
     // Below the cap, and nothing ticks.
-    let mut sim = ticking();
+    let mut sim = flowing();
     sim.fill(100);
     sim.state.tick_at = Moment::NEVER;
     assert!(!sim.takes_a_tray(Duration::ZERO));
@@ -2003,7 +2018,7 @@ fn a_tray_is_for_tiny_tasks_that_nobody_else_could_do_sooner() {
 
 #[test]
 fn workers_that_take_turns_at_the_queue_take_no_trays() {
-    let mut sim = ticking();
+    let mut sim = flowing();
     sim.fill(100);
     for turn in 0..90 {
         sim.turns_over(turn % 2);
@@ -2014,9 +2029,10 @@ fn workers_that_take_turns_at_the_queue_take_no_trays() {
 
 #[test]
 fn what_waits_in_a_tray_is_begun_before_what_is_due_later() {
-    for sim in [ticking(), at_the_cap()] {
+    for sim in [flowing(), at_the_cap()] {
         let mut sim = sim.with_a_tray();
         let waits = sim.queue[0];
+        sim.now = sim.now.after(Duration::from_nanos(ALONE * BLOCK as u64));
         sim.turns_over(1);
         assert_eq!((sim.live[&waits].place, sim.in_tray()), (Place::Hand, 0));
         sim.settle();
@@ -2024,8 +2040,51 @@ fn what_waits_in_a_tray_is_begun_before_what_is_due_later() {
 }
 
 #[test]
+fn a_worker_that_would_only_be_in_the_way_of_another_goes_idle_until_a_tick_finds_that_one_held_up() {
+    let mut sim = flowing().with_a_tray();
+    let (waiting, waits, succeeded) = (sim.in_tray(), sim.queue[0], sim.state.succeeded);
+    sim.finish(1, Outcome::Succeeds);
+    sim.worker(1, true);
+    assert!(matches!(sim.workers[&1], Worker::Parked { .. }));
+    assert_eq!((sim.in_tray(), sim.state.succeeded), (waiting, succeeded + 1), "its own task is counted");
+    let mut ticks = 0;
+    while sim.state.told == 0 {
+        assert!(ticks < 3, "a task is held up by a blocked one");
+        sim.tick();
+        ticks += 1;
+    }
+    sim.worker(1, true);
+    assert_eq!(sim.live[&waits].place, Place::Hand);
+    sim.settle();
+}
+
+#[test]
+fn a_worker_is_in_nobodys_way_where_that_could_leave_a_task_waiting_or_two_are_faster() {
+    let held_up = |mut sim: Sim| {
+        sim.now = sim.now.after(Duration::from_nanos(ALONE * BLOCK as u64));
+        sim
+    };
+    let leaves_at_once = |mut sim: Sim| {
+        sim.state.limits.keep_alive = TICK;
+        sim
+    };
+    let flows = [
+        ("nothing ticks", at_the_cap().with_a_tray()),
+        ("it is held up", held_up(flowing().with_a_tray())),
+        ("it would come again at once", leaves_at_once(flowing().with_a_tray())),
+        ("two are faster", flowing().with_a_tray_of(Duration::from_nanos(ALONE + 1))),
+    ];
+    for (why, mut sim) in flows {
+        let waits = sim.queue[0];
+        sim.turns_over(1);
+        assert_eq!((sim.live[&waits].place, sim.in_tray()), (Place::Hand, 0), "{why}");
+        sim.settle();
+    }
+}
+
+#[test]
 fn what_waits_in_the_tray_of_a_worker_that_blocks_is_for_the_others_after_a_tick() {
-    let mut sim = ticking().with_a_tray();
+    let mut sim = flowing().with_a_tray();
     sim.tick();
     assert_eq!((sim.in_tray(), sim.state.queue.len()), (0, sim.queue.len()));
     let ticks = sim.ticks_until_it_grows(|_, _| ());
@@ -2035,7 +2094,7 @@ fn what_waits_in_the_tray_of_a_worker_that_blocks_is_for_the_others_after_a_tick
 
 #[test]
 fn for_as_long_as_a_tray_may_take_its_worker_was_at_the_queue_just_now() {
-    let mut sim = ticking().with_a_tray();
+    let mut sim = flowing().with_a_tray();
     sim.now = sim.now.after(Duration::from_nanos(TRAY)).after(RECENT);
     sim.submit(Sort::Plain, false, false, false);
     assert!(sim.starts.is_empty());
@@ -2047,7 +2106,7 @@ fn for_as_long_as_a_tray_may_take_its_worker_was_at_the_queue_just_now() {
 
 #[test]
 fn who_has_a_tray_come_in_early_does_so_for_few_tasks() {
-    let mut sim = ticking().with_a_tray();
+    let mut sim = flowing().with_a_tray();
     for tray in 0..3 {
         sim.state.call_in();
         assert_eq!((sim.in_tray(), sim.state.len(), sim.state.pending), (0, sim.live.len(), sim.queue.len()));
@@ -2064,7 +2123,7 @@ fn who_has_a_tray_come_in_early_does_so_for_few_tasks() {
 
 #[test]
 fn what_was_cancelled_does_not_run_for_having_waited_in_a_tray() {
-    let mut sim = ticking().with_a_tray();
+    let mut sim = flowing().with_a_tray();
     sim.cancel();
     assert_eq!(sim.in_tray(), 0);
     sim.check();
@@ -2083,7 +2142,7 @@ fn what_was_cancelled_does_not_run_for_having_waited_in_a_tray() {
 
 #[test]
 fn what_waits_in_a_tray_is_given_up_with_all_that_waits() {
-    let mut sim = ticking().with_a_tray();
+    let mut sim = flowing().with_a_tray();
     sim.begin_shutdown();
     sim.shutdown(0);
     assert_eq!((sim.in_tray(), sim.state.doomed.len()), (0, sim.live.len() - 2), "two are running");
@@ -2153,7 +2212,7 @@ fn who_comes_from_a_tray_before_it_is_empty_puts_back_the_rest() {
 
 #[test]
 fn a_task_with_luggage_in_a_tray_is_for_the_state_to_begin() {
-    let mut sim = ticking();
+    let mut sim = flowing();
     sim.fill(BLOCK + 1);
     sim.submit(Sort::Watched, false, false, false);
     for _ in 0..50 {
