@@ -762,7 +762,8 @@ fn flood(max_threads: usize, tasks: u32) -> (Manager<u32>, Seen, Vec<Handle<()>>
     (manager, seen, handles, move || opened.store(true, SeqCst))
 }
 
-/// Planted: `State::settle` does not count what has ended; and: `State::len` is asked for without `ask`.
+/// Planted: `State::settle` does not count what has ended, or forgets what is in hand; and: `Core::tasks` does not
+/// have the tray come in.
 #[test]
 fn trays_and_those_who_ask() {
     for workers in [1, 2] {
@@ -792,8 +793,7 @@ fn trays_and_those_who_ask() {
     }
 }
 
-/// Planted: `Core::cancel_task` does not ask; and: a worker goes on with a tray that it remembers, not with what is
-/// left in it.
+/// Planted: `State::settle` does not put back what was not begun.
 #[test]
 fn trays_and_those_who_take_out_of_them() {
     for workers in [1, 2] {
@@ -813,7 +813,7 @@ fn trays_and_those_who_take_out_of_them() {
     }
 }
 
-/// Planted: `State::abandon` does not ask; and: a tray is taken of what is only to be ended.
+/// Planted: as above.
 #[test]
 fn trays_and_a_shutdown() {
     for workers in [1, 2] {

@@ -1411,12 +1411,9 @@ impl<'a, Meta> State<'a, Meta> {
         self.pending -= ended as usize;
         let used_up = due.is_empty();
         self.queue.put_back(due, |due, place| due.task.record.job.placed(place));
-        let passed = self.queue.front();
         let hand = self.hand_mut(out.hand);
         debug_assert!(hand.held.is_none(), "what is in hand is listed in one place");
         hand.held = held.map(|record| Held { record, phase: None });
-        // Nobody else has taken anything since: it would have had the tray come in before.
-        hand.passed = passed;
         if used_up {
             hand.ran += ended as u32;
         } else {

@@ -2163,6 +2163,17 @@ fn a_tray_comes_in_before_it_is_reckoned_what_was_taken_since() {
     sim.turns_over(1);
     assert_eq!(sim.state.takes(), 1);
     sim.settle();
+
+    let mut sim = flowing().with_a_tray();
+    sim.tick();
+    let mut taken = 0;
+    while sim.in_tray() < 2 {
+        sim.turns_over(0);
+        taken += 1;
+    }
+    sim.tick();
+    assert_eq!(sim.state.pace, taken);
+    sim.settle();
 }
 
 #[test]
