@@ -167,10 +167,10 @@
 //! their way. Then it leaves the task to them, and the supervisor looks after half a millisecond: tasks that
 //! stood in the queue at its last look and still do are stuck behind blocked ones, and get as many threads,
 //! up to twice as many as there are in one step. It adds none beyond the cores while those that are awake
-//! take a task every 60 µs or faster, since these are busy and not blocked, and none at all at one in 2 µs,
+//! take a task every 60 µs or faster, since these are busy and not blocked, and none at all at one in 0.5 µs,
 //! where the lock is what limits. Where they were busy for two looks and now take nothing, they may have lost
 //! their cores for a moment: that takes one look more. And where they run tiny tasks, one in 8 µs on each
-//! core (or in 2 µs, if there are fewer of them than cores), a submitter leaves it all to the supervisor.
+//! core (or in 0.5 µs, if there are fewer of them than cores), a submitter leaves it all to the supervisor.
 //!
 //! What was seen that the numbers come from, on two cores:
 //!
@@ -180,49 +180,48 @@
 //! | two on their way, for 100 µs | from wake-up to work it takes 12 to 16 µs on idle cores, and some 50 on busy ones |
 //! | half a millisecond | 4,000 tasks that block had all their threads within 30 to 40 ms, most of which the kernel's switches take |
 //! | twice as many | without a bound, workers that lost their cores brought a crowd about |
-//! | 60 µs, 2 µs | 18 threads on tiny tasks took 3.2 µs for each, where two took 0.2 |
+//! | 60 µs | 18 threads on tiny tasks took 3.2 µs for each, where two took 0.2 |
+//! | 0.5 µs | at 0.35 µs a task, all in all, one worker is as fast as two; at 0.65 two are faster by a third |
 //! | 8 µs on each core | without it, tasks that start tasks brought 270 to 700 threads about, and with it 3 to 9 |
 //! | two looks | with one, a worker that was blocked in every other half millisecond held up a backlog for good |
 //!
 //! # Where tiny tasks flow
-//! A worker that has run 64 tasks of no more than 2 µs each in a row takes the next ones by the block, up to 64
-//! at once, while there are more behind them: so it has the manager's lock once for all of these. What it has
-//! not begun is still queued: it is counted and listed, can be cancelled, joined and given up there and then,
-//! and the others have it back
+//! A worker that has run 64 tasks of no more than 2 µs each in a row, between which no other worker took any,
+//! takes the next ones by the tray: the rest of a block of 64, while there are as many behind it. So it has the
+//! manager's lock once for all of them. Another that comes meanwhile would only be in the way where tasks take
+//! half a microsecond and less: it goes idle, and the supervisor, which looks each half millisecond, has it come
+//! again should the first be held up. Otherwise, and whenever somebody asks (`len`, `tasks`, `stats`), cancels,
+//! joins or shuts down, what has not been begun is put back first, where it stood.
 //!
-//! - at the supervisor's next look, half a millisecond at the most, should a task among them block;
-//! - at once, when another worker comes to the queue and finds it empty, or finds that these take longer than
-//!   tiny tasks do;
-//! - at once, when somebody asks: `len`, `tasks`, `stats`, `cancel`, `join`, `shutdown`, …
-//!
-//! What can be noticed: among several workers tasks are begun in their order but for a block, and a hook that asks
-//! for `len` with each task has them taken one by one. Where the backlog is bounded (`max_pending`), or tasks have
-//! options, a context or a `carry`, they are always taken one by one.
+//! So nothing can be noticed of it but the speed: what waits in a tray is queued, and tasks start in their order.
+//! A worker has to earn its next tray again after one that was put back. So a hook that asks for `len` with each
+//! task, as those of the feature `metrics` do, has them taken one by one. So are tasks with options, a context or
+//! a `carry`, and all where the backlog is bounded (`max_pending`).
 //!
 //! # How far one lock goes
 //! What a manager knows stands behind one lock. A task's submitter holds it for about 25 ns, and its worker
 //! for 35; on different cores both take longer, and each hand-over costs the way of a cache line from one
 //! core to the other. That makes some 150 ns a task between cores that share a cache, and about 450 between
-//! those that do not; where tiny tasks flow, the submitters' part of it, which is about half. On `n` cores the
-//! lock is busy for less than half of the time, and thus out of the way, if a task takes longer than `2 × n`
-//! times that:
+//! those that do not. On `n` cores the lock is busy for less than half of the time, and thus out of the way, if
+//! a task takes longer than `2 × n` times that:
 //!
 //! | cores | the lock is out of the way for tasks from | or, without a shared cache, from |
 //! |---|---|---|
-//! | 2 | 0.3 µs | 1 µs |
-//! | 8 | 1.2 µs | 7 µs |
+//! | 2 | 0.6 µs | 2 µs |
+//! | 8 | 2.4 µs | 7 µs |
 //! | 16 | 5 µs | 14 µs |
 //! | 64 | 19 µs | 58 µs |
 //!
-//! Seen on two cores, the only ones this was measured on: tasks of 0.2, 0.5, 1, 2, 5 and 10 µs took 2.4, 1.9,
-//! 1.2, 1.2, 1.09 and 1.03 times as long as two bare threads take for the same work: that is 0.3 to 0.4 µs of a
-//! core's time for each, its submission included, and so no longer the lock. It is the same whether one thread
-//! submits or four do, and where more threads are allowed than there are cores, few of them are awake: 16 on
-//! tiny tasks took what two take. (`cargo run --release -p inflight-benches -- --only grain`, and
-//! `--only contention`.)
+//! Tasks of less than half a microsecond are left to one worker, as said above: submitters and worker then meet at
+//! the lock once for each task and once for each 64, and end some six million tasks a second, whether one thread
+//! submits or four do, and however many threads there may be.
+//!
+//! Seen on two cores, the only ones this was measured on: tasks of 0.2, 0.5, 1, 2, 5 and 10 µs took GRAIN times as long as two bare threads take for the same work. From 0.5 µs on that is
+//! the same 0.4 µs of a core's time for each task, its submission included, and no longer the lock.
+//! (`cargo run --release -p inflight-benches -- --only grain`, and `--only contention`.)
 //!
 //! Past that, give each part of the program a manager of its own, since managers share nothing: two threads
-//! that flood one manager paid 0.16 to 0.24 µs a task, and with one each 0.11. Or put more into a task. For fine
+//! that flood one manager paid MANY µs a task, and with one each 0.11. Or put more into a task. For fine
 //! grain over data, `rayon` is better at it than this will ever be.
 //!
 //! # What to know about processes

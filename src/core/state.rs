@@ -1409,17 +1409,16 @@ impl<'a, Meta> State<'a, Meta> {
         // As many have started as have ended, since they follow each other.
         self.once -= ended as usize;
         self.pending -= ended as usize;
-        let used_up = due.is_empty();
+        let left = due.len() as u64;
         self.queue.put_back(due, |due, place| due.task.record.job.placed(place));
         let hand = self.hand_mut(out.hand);
         debug_assert!(hand.held.is_none(), "what is in hand is listed in one place");
         hand.held = held.map(|record| Held { record, phase: None });
-        if used_up {
-            hand.ran += ended as u32;
-        } else {
+        hand.ran += ended as u32;
+        if left > ended {
             // To put back costs what it saves to take at once: so its worker has to earn the next one again, and
             // whoever has trays come in with each task does so for few of them.
-            (hand.tiny, hand.ran) = (0, 1);
+            hand.tiny = 0;
         }
     }
 
