@@ -1361,7 +1361,6 @@ impl<'a, Meta> State<'a, Meta> {
             return None;
         }
         let due = self.queue.pop_batch(LEFT)?;
-        self.hand_mut(hand).passed = self.queue.front();
         self.last_take = Moment(now.0.saturating_add(TRAY));
         let tray = Arc::new(Mutex::new(Tray::new(due)));
         let alone = if self.hand(hand).quick { ALONE * BLOCK as u64 } else { 0 };
@@ -1411,7 +1410,10 @@ impl<'a, Meta> State<'a, Meta> {
         self.pending -= ended as usize;
         let left = due.len() as u64;
         self.queue.put_back(due, |due, place| due.task.record.job.placed(place));
+        // Nobody else has taken any since: it would have had the tray come in before.
+        let passed = self.queue.front();
         let hand = self.hand_mut(out.hand);
+        hand.passed = passed;
         debug_assert!(hand.held.is_none(), "what is in hand is listed in one place");
         hand.held = held.map(|record| Held { record, phase: None });
         hand.ran += ended as u32;
