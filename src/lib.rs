@@ -167,10 +167,10 @@
 //! their way. Then it leaves the task to them, and the supervisor looks after half a millisecond: tasks that
 //! stood in the queue at its last look and still do are stuck behind blocked ones, and get as many threads,
 //! up to twice as many as there are in one step. It adds none beyond the cores while those that are awake
-//! take a task every 60 µs or faster, since these are busy and not blocked, and none at all at one in 0.5 µs,
+//! take a task every 60 µs or faster, since these are busy and not blocked, and none at all at one in 2 µs,
 //! where the lock is what limits. Where they were busy for two looks and now take nothing, they may have lost
 //! their cores for a moment: that takes one look more. And where they run tiny tasks, one in 8 µs on each
-//! core (or in 0.5 µs, if there are fewer of them than cores), a submitter leaves it all to the supervisor.
+//! core (or in 2 µs, if there are fewer of them than cores), a submitter leaves it all to the supervisor.
 //!
 //! What was seen that the numbers come from, on two cores:
 //!
@@ -180,8 +180,7 @@
 //! | two on their way, for 100 µs | from wake-up to work it takes 12 to 16 µs on idle cores, and some 50 on busy ones |
 //! | half a millisecond | 4,000 tasks that block had all their threads within 30 to 40 ms, most of which the kernel's switches take |
 //! | twice as many | without a bound, workers that lost their cores brought a crowd about |
-//! | 60 µs | 18 threads on tiny tasks took 3.2 µs for each, where two took 0.2 |
-//! | 0.5 µs | at 0.35 µs a task, all in all, one worker is as fast as two; at 0.65 two are faster by a third |
+//! | 60 µs, 2 µs | 18 threads on tiny tasks took 3.2 µs for each, where two took 0.2 |
 //! | 8 µs on each core | without it, tasks that start tasks brought 270 to 700 threads about, and with it 3 to 9 |
 //! | two looks | with one, a worker that was blocked in every other half millisecond held up a backlog for good |
 //!
@@ -189,7 +188,7 @@
 //! A worker that has run 64 tasks of no more than 2 µs each in a row, between which no other worker took any,
 //! takes the next ones by the tray: the rest of a block of 64, while there are as many behind it. So it has the
 //! manager's lock once for all of them. Another that comes meanwhile would only be in the way where tasks take
-//! half a microsecond and less: it goes idle, and the supervisor, which looks each half millisecond, has it come
+//! half a microsecond and less (at 0.35 µs, all in all, one worker is as fast as two): it goes idle, and the supervisor, which looks each half millisecond, has it come
 //! again should the first be held up. Otherwise, and whenever somebody asks (`len`, `tasks`, `stats`), cancels,
 //! joins or shuts down, what has not been begun is put back first, where it stood.
 //!
@@ -216,12 +215,13 @@
 //! the lock once for each task and once for each 64, and end some six million tasks a second, whether one thread
 //! submits or four do, and however many threads there may be.
 //!
-//! Seen on two cores, the only ones this was measured on: tasks of 0.2, 0.5, 1, 2, 5 and 10 µs took GRAIN times as long as two bare threads take for the same work. From 0.5 µs on that is
-//! the same 0.4 µs of a core's time for each task, its submission included, and no longer the lock.
+//! Seen on two cores, the only ones this was measured on: tasks of 0.2, 0.5, 1, 2, 5 and 10 µs took 3.3, 1.9,
+//! 1.5, 1.25, 1.13 and 1.07 times as long as two bare threads take for the same work. That is about half a
+//! microsecond of a core's time for each task, its submission included, and no longer the lock.
 //! (`cargo run --release -p inflight-benches -- --only grain`, and `--only contention`.)
 //!
 //! Past that, give each part of the program a manager of its own, since managers share nothing: two threads
-//! that flood one manager paid MANY µs a task, and with one each 0.11. Or put more into a task. For fine
+//! that flood one manager paid 0.15 to 0.25 µs a task, and with one each 0.13. Or put more into a task. For fine
 //! grain over data, `rayon` is better at it than this will ever be.
 //!
 //! # What to know about processes

@@ -121,12 +121,14 @@ const BUSY: u64 = 8;
 /// Workers that take this many in one tick for each core (one in 8 µs) run one tiny task after the other.
 const TINY: u64 = 64;
 
-/// Tasks of no more nanoseconds than this, all in all, are turned over as fast by one worker as by two that meet at
-/// the queue's lock: even a core that idles would not help it. (Without optimization everything takes longer.)
-const ALONE: u64 = if cfg!(debug_assertions) { 5_000 } else { 500 };
+/// Workers that take this many each in one tick (one in 2 µs) spend much of their time on the queue's lock: it does
+/// not pay to start another.
+const LOCK_BOUND: u64 = 256;
 
-/// So many fill a tick.
-const LOCK_BOUND: u64 = TICK.as_nanos() as u64 / ALONE;
+/// Tasks of no more nanoseconds than this, all in all, are turned over as fast by one worker as by two that meet at
+/// the queue's lock: not even one that is there already would help it. (Without optimization everything takes
+/// longer.)
+const ALONE: u64 = if cfg!(debug_assertions) { 5_000 } else { 500 };
 
 /// Tasks of no more nanoseconds than this are tiny enough to be taken by the tray, and so many in a row, which one
 /// worker alone has taken, make it likely that the next are, too: as many as are taken then.
@@ -1048,7 +1050,9 @@ impl<'a, Meta> State<'a, Meta> {
         } else if each < BUSY {
             stuck.saturating_sub(self.coming()).min(self.threads().max(FIRST_GROWTH))
         } else {
-            usize::from(each < LOCK_BOUND && awake < self.limits.cores)
+            let alone = TICK.as_nanos() as u64 / ALONE;
+            let helps = each < LOCK_BOUND || (each < alone && !self.idle.is_empty());
+            usize::from(helps && awake < self.limits.cores)
         };
         let mut called = 0;
         while called < more.min(BATCH) {
