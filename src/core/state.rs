@@ -66,14 +66,14 @@
 //! *No task stays in the queue while a thread could take it.* A token is a [`Seat`], set under the lock: the
 //! notification only hurries it, and who is told to work cannot be mistaken for who is sent home. A worker
 //! goes idle, or sets out to leave, under the lock, with the queue empty or with as many on their way to it
-//! as it has tasks. So a task that enters finds workers awake, which look again when they are done; and
+//! as it has tasks; or, with the tick armed in the same step, beside another that has a tray. So a task that enters finds workers awake, which look again when they are done; and
 //! besides one to tell, or a thread to start; or it is left to those awake, with the supervisor's tick armed
 //! in the same step. Whoever was on its way and does not come (a start that is refused, a supervisor
 //! likewise, a worker that has left its place under the cap) looks at the queue in its stead. And there is a
 //! thread: no task is accepted before one is granted, and the last stays while any is live.
 //!
 //! *No task stays in a tray while another thread could take it*, nor while one takes another that is due later. Every
-//! worker that comes to the queue has the tray come in before it takes anything. It is out only while the supervisor
+//! worker that takes anything has the tray come in before. It is out only while the supervisor
 //! ticks, which has it come in too, or while all threads that there may be are at work; and whoever ends that has
 //! it come in: a start that is refused, a worker that leaves.
 //!
@@ -137,6 +137,11 @@ const ENOUGH_TINY: u32 = BLOCK as u32;
 
 /// How many nanoseconds a tray may take: for so long its worker counts as one that was at the queue just now.
 const TRAY: u64 = TINY_TASK * BLOCK as u64;
+
+/// The others go out of the way only of a worker that was not held up for so long. Without that, tasks of which each
+/// 200th blocks took two to four times as long; with 1.5 ms a flood gained nothing by it, for its workers lose their
+/// cores more often than that.
+const FLOWS: Duration = Duration::from_micros(300);
 
 /// Who takes a tray leaves so many blocks to the others.
 const LEFT: usize = 1;
@@ -211,12 +216,13 @@ struct Hand<'a, Meta> {
     /// The tick in which it last took one.
     beat: u64,
     /// When it was last at the queue and took one; up to where that had been passed then; how many it has run since,
-    /// with the one in hand; whether these took no longer than `ALONE` each; and how many tiny ones in a row, between
-    /// which nobody else took any.
+    /// with the one in hand; whether these took no longer than `ALONE` each; since when none was held up; and how many
+    /// tiny ones it took in a row, between which nobody else took any.
     took_at: Moment,
     passed: u64,
     ran: u32,
     quick: bool,
+    flows_since: Moment,
     tiny: u32,
     thread: Option<Arc<str>>,
     /// What it uses for each of its attempts: see `Desk`.
@@ -1095,6 +1101,7 @@ impl<'a, Meta> State<'a, Meta> {
             passed: u64::MAX,
             ran: 1,
             quick: false,
+            flows_since: Moment::NEVER,
             tiny: 0,
             thread: None,
             control: None,
@@ -1215,7 +1222,7 @@ impl<'a, Meta> State<'a, Meta> {
                 return Next::Successor(self.reserve());
             }
         }
-        if self.is_in_the_way(now, fx) {
+        if self.steps_aside(now, fx) {
             return Next::Park(self.park(hand, now));
         }
         if let Some(Due { task, twin }) = self.take(hand, now, fx) {
@@ -1335,6 +1342,9 @@ impl<'a, Meta> State<'a, Meta> {
         taker.lingered = false;
         let (took, ran) = (now.nanos_since(taker.took_at), u64::from(taker.ran));
         taker.quick = took <= ALONE * ran;
+        if took > TINY_TASK * ran {
+            taker.flows_since = now;
+        }
         let tiny = alone && took <= TINY_TASK * ran;
         taker.tiny = if tiny { taker.tiny.saturating_add(taker.ran) } else { 0 };
         (taker.took_at, taker.passed, taker.ran) = (now, passed, 1);
@@ -1367,15 +1377,18 @@ impl<'a, Meta> State<'a, Meta> {
         let due = self.queue.pop_batch(LEFT)?;
         self.last_take = Moment(now.0.saturating_add(TRAY));
         let tray = Arc::new(Mutex::new(Tray::new(due)));
-        let alone = if self.hand(hand).quick { ALONE * BLOCK as u64 } else { 0 };
-        let alone_until = Moment(now.0.saturating_add(alone));
+        let taker = self.hand(hand);
+        let alone = taker.quick && now.since(taker.flows_since) >= FLOWS;
+        // Who comes may have read its clock before this worker did.
+        let alone_until =
+            if alone { Moment(now.0.saturating_add(ALONE * BLOCK as u64)) } else { Moment::START };
         self.tray = Some(Out { hand, alone_until, tray: Arc::clone(&tray) });
         Some(tray)
     }
 
-    /// Would a worker that comes to the queue only slow down another, which turns over a tray of tiny tasks? Then it
-    /// goes idle, and the tick sees to it that it comes again, should the other be held up.
-    fn is_in_the_way(&mut self, now: Moment, fx: &mut Effects) -> bool {
+    /// A worker that comes to the queue would only slow down another, which turns over a tray of tiny tasks: it is to
+    /// go idle, and the tick, armed here, sees to it that it comes again, should the other be held up.
+    fn steps_aside(&mut self, now: Moment, fx: &mut Effects) -> bool {
         let in_the_way = self.tray.as_ref().is_some_and(|out| now < out.alone_until);
         // It would come again at once if idle threads were not to stay.
         if !in_the_way || self.limits.keep_alive <= TICK {

@@ -1926,18 +1926,26 @@ fn tasks_that_are_cancelled_make_no_worker_a_fast_one() {
 
 impl Sim {
     /// The first of two workers has a tray, of which it has begun nothing.
-    fn with_a_tray(self) -> Self {
-        self.with_a_tray_of(Duration::ZERO)
-    }
-
-    /// The tasks take so long.
-    fn with_a_tray_of(mut self, each: Duration) -> Self {
+    fn with_a_tray(mut self) -> Self {
         for _ in 0..100 {
             self.submit(Sort::Plain, false, false, false);
         }
         // The first may begin in the middle of a block.
         while self.in_tray() < 2 {
-            self.now = self.now.after(each);
+            self.turns_over(0);
+        }
+        self.check();
+        self
+    }
+
+    /// The same, and it has run quick ones for long enough that the others leave it alone.
+    fn with_a_quick_tray(mut self, each: u64) -> Self {
+        for _ in 0..400 {
+            self.submit(Sort::Plain, false, false, false);
+        }
+        let since = self.now;
+        while self.now.since(since) <= FLOWS || self.in_tray() < 2 {
+            self.now = self.now.after(Duration::from_nanos(each));
             self.turns_over(0);
         }
         self.check();
@@ -2041,7 +2049,7 @@ fn what_waits_in_a_tray_is_begun_before_what_is_due_later() {
 
 #[test]
 fn a_worker_that_would_only_be_in_the_way_of_another_goes_idle_until_a_tick_finds_that_one_held_up() {
-    let mut sim = flowing().with_a_tray();
+    let mut sim = flowing().with_a_quick_tray(ALONE);
     let (waiting, waits, succeeded) = (sim.in_tray(), sim.queue[0], sim.state.succeeded);
     sim.finish(1, Outcome::Succeeds);
     sim.worker(1, true);
@@ -2064,15 +2072,21 @@ fn a_worker_is_in_nobodys_way_where_that_could_leave_a_task_waiting_or_two_are_f
         sim.now = sim.now.after(Duration::from_nanos(ALONE * BLOCK as u64));
         sim
     };
+    let earlier = |mut sim: Sim| {
+        sim.now = Moment(sim.now.0 - 1);
+        sim
+    };
     let leaves_at_once = |mut sim: Sim| {
         sim.state.limits.keep_alive = TICK;
         sim
     };
     let flows = [
-        ("nothing ticks", at_the_cap().with_a_tray()),
-        ("it is held up", held_up(flowing().with_a_tray())),
-        ("it would come again at once", leaves_at_once(flowing().with_a_tray())),
-        ("two are faster", flowing().with_a_tray_of(Duration::from_nanos(ALONE + 1))),
+        ("nothing ticks", at_the_cap().with_a_quick_tray(ALONE)),
+        ("it is held up", held_up(flowing().with_a_quick_tray(ALONE))),
+        ("it would come again at once", leaves_at_once(flowing().with_a_quick_tray(ALONE))),
+        ("two are faster", flowing().with_a_quick_tray(ALONE + 1)),
+        ("it was held up a moment ago", flowing().with_a_tray()),
+        ("and the clock was read before that", earlier(flowing().with_a_tray())),
     ];
     for (why, mut sim) in flows {
         let waits = sim.queue[0];
