@@ -188,9 +188,10 @@
 //! A worker that has run 64 tasks of no more than 2 µs each in a row, between which no other worker took any,
 //! takes the next ones by the tray: the rest of a block of 64, while there are as many behind it. So it has the
 //! manager's lock once for all of them. Another that comes meanwhile would only be in the way where tasks take
-//! half a microsecond and less (at 0.35 µs, all in all, one worker is as fast as two): it goes idle, and the supervisor, which looks each half millisecond, has it come
-//! again should the first be held up. Otherwise, and whenever somebody asks (`len`, `tasks`, `stats`), cancels,
-//! joins or shuts down, what has not been begun is put back first, where it stood.
+//! half a microsecond and less (at 0.35 µs, all in all, one worker is as fast as two) and none has held up the
+//! first for 300 µs. It goes idle then, and the supervisor, which a fixed pool has for this as well, has it come
+//! again should the first be held up, within three of its looks. Otherwise, and whenever somebody asks (`len`,
+//! `tasks`, `stats`), cancels, joins or shuts down, what has not been begun is put back first, where it stood.
 //!
 //! So nothing can be noticed of it but the speed: what waits in a tray is queued, and tasks start in their order.
 //! A worker has to earn its next tray again after one that was put back. So a hook that asks for `len` with each
