@@ -151,6 +151,10 @@ impl<'a, Meta> Core<'a, Meta> {
         self.lock_settled().len()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.state.lock().len() == 0
+    }
+
     pub(crate) fn count_of(&self, kind: Kind) -> usize {
         self.lock_settled().count_of(kind)
     }
@@ -186,10 +190,6 @@ impl<'a, Meta> Core<'a, Meta> {
         let hand = cx.control.as_ref().map(|control| control.hand());
         let state = self.lock_settled();
         hand.map_or_else(|| state.load(), |hand| state.load_after(hand, ends))
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.state.lock().len() == 0
     }
 
     /// The lock, for who asks about more than whether anything is live: with no tray out.

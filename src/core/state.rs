@@ -66,25 +66,24 @@
 //! *No task stays in the queue while a thread could take it.* A token is a [`Seat`], set under the lock: the
 //! notification only hurries it, and who is told to work cannot be mistaken for who is sent home. A worker
 //! goes idle, or sets out to leave, under the lock, with the queue empty or with as many on their way to it
-//! as it has tasks; or, with the tick armed in the same step, beside another that has a tray. So a task that enters finds workers awake, which look again when they are done; and
-//! besides one to tell, or a thread to start; or it is left to those awake, with the supervisor's tick armed
-//! in the same step. Whoever was on its way and does not come (a start that is refused, a supervisor
+//! as it has tasks; or it goes idle beside another that has a tray, with the supervisor's tick armed in the
+//! same step. So a task that enters finds workers awake, which look again when they are done; and besides one
+//! to tell, or a thread to start; or it is left to those awake, with the tick armed likewise. Whoever was on its way and does not come (a start that is refused, a supervisor
 //! likewise, a worker that has left its place under the cap) looks at the queue in its stead. And there is a
 //! thread: no task is accepted before one is granted, and the last stays while any is live.
 //!
-//! *No task stays in a tray while another thread could take it*, nor while one takes another that is due later. Every
-//! worker that takes anything has the tray come in before. It is out only while the supervisor
-//! ticks, which has it come in too, or while all threads that there may be are at work; and whoever ends that has
-//! it come in: a start that is refused, a worker that leaves.
+//! *No task stays in a tray while another thread could take it*, but until the next tick, nor while one takes
+//! another that is due later. Every worker that takes anything has the tray come in before. It is out only while
+//! the supervisor ticks, which has it come in too, or while all threads that there may be are at work; and whoever
+//! ends that has it come in: a start that is refused, a worker that leaves.
 //!
 //! # Why the lock order is trivial
 //!
 //! This state's lock is the first: who takes it holds no other of ours (asserted). Under it come, one at a
 //! time, the locks of a tray, of an attempt (its sleepers, its pulse) and of a job. Three of these are held over
 //! one more that nothing is held over, a tray's over a pulse, the sleepers' over a sleeper's own and a job's over
-//! its answer's. All others
-//! (hooks, the notifier's bell) stand alone. So nobody waits in a circle; and since none of them is held
-//! while code of the user's runs, which [`unwind::catch`](super::unwind::catch) asserts in debug builds, no
+//! its answer's. All others (hooks, the notifier's bell) stand alone. So nobody waits in a circle; and since none
+//! of them is held while code of the user's runs, which [`unwind::catch`](super::unwind::catch) asserts in debug builds, no
 //! lock of the user's can close one.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -948,7 +947,7 @@ impl<'a, Meta> State<'a, Meta> {
         self.tell_or_start(now, fx);
     }
 
-    /// How many tasks have been taken since the last tick, or by others than a worker. What is out in trays counts:
+    /// How many tasks have been taken since the last tick, or by others than a worker. What is out in a tray counts:
     /// only who turns over tiny tasks has one.
     fn takes(&self) -> u64 {
         self.queue.front() - self.front
@@ -1436,13 +1435,13 @@ impl<'a, Meta> State<'a, Meta> {
         hand.ran += ended as u32;
         if left > ended {
             // To put back costs what it saves to take at once: so its worker has to earn the next one again, and
-            // whoever has trays come in with each task does so for few of them.
+            // whoever has it come in with each task does so for few of them.
             hand.tiny = 0;
         }
     }
 
     /// Takes the task with this id out of the queue, if it is there, to run it or to end it. Where it stands is
-    /// looked up once all trays are in.
+    /// looked up once the tray has come in.
     pub(crate) fn take_out(&mut self, place: u64, id: TaskId, fx: &mut Effects) -> Option<Task<'a, Meta>> {
         debug_assert!(self.tray.is_none(), "it may stand there");
         if self.queue.get(place)?.task.record.id() != id {
