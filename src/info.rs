@@ -115,7 +115,8 @@ impl<Meta> TaskInfo<'_, Meta> {
         self.sight.age
     }
 
-    /// How long the attempt in hand had been running; zero if there was none.
+    /// How long the attempt in hand had been running; zero if there was none. As exact as
+    /// [`Context::running_for`](crate::Context::running_for).
     #[must_use]
     pub fn running_for(&self) -> Duration {
         self.sight.running_for

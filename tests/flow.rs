@@ -7,7 +7,7 @@ mod common;
 
 use common::{Drops, Gated, HANG, busy, gated, in_time};
 use inflight::{Context, Grace, Handle, Kind, Manager, Phase, TaskError, TaskId, TaskInfo};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -334,6 +334,53 @@ fn a_task_behind_one_that_took_long_has_not_run_for_as_long() {
     assert_eq!(held_up.behind.remove(0).join().unwrap(), 1);
     let (ran, queued) = said.recv_timeout(HANG).unwrap();
     assert!(ran <= opened.elapsed() && queued >= held, "{ran:?} {queued:?}");
+}
+
+#[test]
+fn who_asks_the_tasks_of_a_flood_how_long_they_ran_is_told_of_no_time_twice() {
+    type Ask = fn(&Manager<usize>, Arc<Ran>);
+    let asks: [Ask; 2] = [
+        // In the hook that follows each.
+        |manager, ran| {
+            manager.on_task_succeeded(move |cx, _| ran.add(cx));
+            for _ in 0..10 * BEFORE {
+                manager.run(0, |_| Ok(())).unwrap();
+            }
+        },
+        // In each task.
+        |manager, ran| {
+            for _ in 0..10 * BEFORE {
+                let (ran, since) = (Arc::clone(&ran), Instant::now());
+                let task = move |cx: &Context| {
+                    ran.add(cx);
+                    let there = cx.queued_for() + cx.running_for();
+                    assert!(there <= since.elapsed(), "it was there for no longer than that: {there:?}");
+                    Ok(())
+                };
+                manager.run(0, task).unwrap();
+            }
+        },
+    ];
+    for ask in asks {
+        let manager = Manager::builder().max_threads(3).build().unwrap();
+        let (ran, since) = (Arc::<Ran>::default(), Instant::now());
+        ask(&manager, Arc::clone(&ran));
+        manager.wait();
+        let longest = ran.0.lock().unwrap().values().max().copied().unwrap();
+        assert!(longest <= since.elapsed(), "one thread worked for {longest:?} of {:?}", since.elapsed());
+        assert_eq!(manager.stats().failed, 0);
+    }
+}
+
+/// For how long each thread has run tasks, by what these say.
+#[derive(Default)]
+struct Ran(Mutex<BTreeMap<String, Duration>>);
+
+impl Ran {
+    fn add(&self, cx: &Context) {
+        let thread = cx.thread().unwrap().to_owned();
+        *self.0.lock().unwrap().entry(thread).or_default() += cx.running_for();
+    }
 }
 
 #[test]

@@ -116,7 +116,6 @@ impl<'a, Meta> Desk<'a, Meta> {
         &self,
         tray: &Mutex<Tray<'a, Meta>>,
         turn: &Option<Turn<'a, Meta>>,
-        now: Moment,
     ) -> Option<(Task<'a, Meta>, Parting<'a, Meta>)> {
         let Some(Turn::Ended(Ended { tally, .. })) = turn else { return None };
         let mut tray = tray.lock();
@@ -125,6 +124,8 @@ impl<'a, Meta> Desk<'a, Meta> {
             return None;
         }
         let (task, done) = tray.turn_over(*tally == Tally::Succeeded)?;
+        let timed = tray.is_timed() || self.control().was_asked();
+        let now = if timed { self.core.now() } else { self.control().started() };
         self.control().reset(1, now, Moment::NEVER);
         if self.control().is_observed() {
             self.control().observe(None, None);

@@ -38,18 +38,20 @@ type Block<T> = Box<[Option<T>; BLOCK]>;
 /// The rest of a block that was taken out of the queue whole.
 pub(crate) struct Batch<T> {
     block: Option<Block<T>>,
+    /// Where its items stand: from `at` up to `end`.
     at: usize,
+    end: usize,
 }
 
 impl<T> Default for Batch<T> {
     fn default() -> Self {
-        Batch { block: None, at: 0 }
+        Batch { block: None, at: 0, end: 0 }
     }
 }
 
 impl<T> Batch<T> {
     pub(crate) fn len(&self) -> usize {
-        if self.block.is_some() { BLOCK - self.at } else { 0 }
+        self.end - self.at
     }
 
     /// The first item, if it is there and `takes` says so.
@@ -140,17 +142,19 @@ impl<T> Queue<T> {
         item
     }
 
-    /// Takes out the first items, up to the end of their block, while there are at least as many blocks' worth
-    /// behind them as there are `left`. Not where there are gaps.
+    /// Takes out the first items, up to the end of their block, if these are `fewest` or more. Not where there are
+    /// gaps.
     #[inline]
-    pub(crate) fn pop_batch(&mut self, left: usize) -> Option<Batch<T>> {
-        if self.gaps > 0 || self.places() < (left + 1) * BLOCK {
+    pub(crate) fn pop_batch(&mut self, fewest: usize) -> Option<Batch<T>> {
+        let at = (self.front % BLOCK as u64) as usize;
+        let end = BLOCK.min(at + self.places());
+        if self.gaps > 0 || end - at < fewest {
             return None;
         }
-        let at = (self.front % BLOCK as u64) as usize;
+        // What is pushed next gets the place that it would have had, in another block.
         let block = self.blocks.pop_front();
-        self.front += (BLOCK - at) as u64;
-        Some(Batch { block, at })
+        self.front += (end - at) as u64;
+        Some(Batch { block, at, end })
     }
 
     /// Puts what is left of the batch that was taken last back where it stood, at the front. `moved` is told of
@@ -359,7 +363,7 @@ mod tests {
         let op = prop_oneof![
             30 => Just(Op::Push),
             12 => Just(Op::Pop),
-            3 => (0..3_usize).prop_map(Op::PopBatch),
+            3 => (1..=BLOCK).prop_map(Op::PopBatch),
             6 => Just(Op::NextOfBatch),
             3 => Just(Op::PutBack),
             20 => any::<usize>().prop_map(Op::Remove),
@@ -392,10 +396,16 @@ mod tests {
                         let first = (!model.is_empty()).then(|| model.remove(0));
                         prop_assert_eq!(queue.pop(), first);
                     }
-                    Op::PopBatch(left) => {
-                        let Some(batch) = queue.pop_batch(left) else { continue };
+                    Op::PopBatch(fewest) => {
+                        let in_block = BLOCK - queue.front() as usize % BLOCK;
+                        let (gaps, fits) = (queue.gaps > 0, in_block.min(queue.len()));
+                        let Some(batch) = queue.pop_batch(fewest) else {
+                            prop_assert!(gaps || fits < fewest);
+                            continue;
+                        };
                         let items: Vec<_> = batch.iter().copied().collect();
-                        prop_assert!(!items.is_empty() && items.len() <= BLOCK && queue.len() >= left * BLOCK);
+                        prop_assert_eq!(items.len(), fits);
+                        prop_assert!(fits >= fewest);
                         prop_assert_eq!(model.drain(..items.len()).collect::<Vec<_>>(), items);
                         batches.push(batch);
                     }

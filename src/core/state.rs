@@ -134,6 +134,9 @@ const ALONE: u64 = if cfg!(debug_assertions) { 5_000 } else { 500 };
 const TINY_TASK: u64 = 4 * ALONE;
 const ENOUGH_TINY: u32 = BLOCK as u32;
 
+/// Who gathers in vain, however often, does so once in so many tasks: a few nanoseconds for each.
+const SELDOM: u32 = 1024 * ENOUGH_TINY;
+
 /// How many nanoseconds a tray may take: for so long its worker counts as one that was at the queue just now.
 const TRAY: u64 = TINY_TASK * BLOCK as u64;
 
@@ -142,8 +145,14 @@ const TRAY: u64 = TINY_TASK * BLOCK as u64;
 /// cores more often than that.
 const FLOWS: Duration = Duration::from_micros(300);
 
-/// Who takes a tray leaves so many blocks to the others.
-const LEFT: usize = 1;
+/// A tray of fewer tasks is not worth it.
+const FEWEST: usize = if cfg!(inflight_model) {
+    1
+} else if cfg!(test) {
+    2
+} else {
+    4
+};
 
 /// Ticks in a row that make workers busy ones, which are given one tick more when they falter. With fewer, one
 /// that is blocked in every other tick would be taken for one that loses its core.
@@ -210,8 +219,11 @@ struct Hand<'a, Meta> {
     seat: Seat,
     /// Has taken a task before.
     worked: bool,
-    /// Has lingered since it last took one.
+    /// Has lingered, or gathered, since it last took one.
     lingered: bool,
+    gathered: bool,
+    /// How many tiny ones in a row it takes for it to gather: the more, the more often that was in vain.
+    gathers_after: u32,
     /// The tick in which it last took one.
     beat: u64,
     /// When it was last at the queue and took one; up to where that had been passed then; how many it has run since,
@@ -305,6 +317,8 @@ pub(crate) enum Order {
 pub(crate) enum Next<'a, Meta> {
     /// With the record once more, for [`State::hold`], and perhaps with a tray of tasks to follow.
     Take(Task<'a, Meta>, Arc<Record<'a, Meta>>, Order, Option<Arc<Mutex<Tray<'a, Meta>>>>),
+    /// Let some more tasks come for some microseconds, then ask again.
+    Gather,
     /// Look at the hint for some microseconds, then ask again.
     Linger,
     /// Wait for the token, until this moment at the latest.
@@ -963,7 +977,7 @@ impl<'a, Meta> State<'a, Meta> {
     fn are_enough(&self, workers: u32) -> bool {
         let pace = self.pace.max(self.pace_since_tick());
         let enough = pace >= LOCK_BOUND || (pace >= TINY && workers as usize >= self.limits.cores);
-        enough && workers > 0 && self.tick_at != Moment::NEVER
+        enough && workers > 0 && self.ticks()
     }
 
     /// Is the queue about to be looked at by workers that are awake, or on their way to it?
@@ -1019,11 +1033,16 @@ impl<'a, Meta> State<'a, Meta> {
         }
     }
 
+    /// Is the supervisor to look at the backlog?
+    fn ticks(&self) -> bool {
+        self.tick_at != Moment::NEVER
+    }
+
     fn arm(&mut self, now: Moment, fx: &mut Effects) {
         if self.calm > 0 {
             self.calm = 0;
         }
-        if self.tick_at == Moment::NEVER {
+        if !self.ticks() {
             self.tick_at = now.after(TICK);
             (self.pace, self.steady) = (0, 0);
             self.begin_beat();
@@ -1095,6 +1114,8 @@ impl<'a, Meta> State<'a, Meta> {
             seat,
             worked: false,
             lingered: false,
+            gathered: false,
+            gathers_after: ENOUGH_TINY,
             beat: 0,
             took_at: Moment::START,
             passed: u64::MAX,
@@ -1224,6 +1245,9 @@ impl<'a, Meta> State<'a, Meta> {
         if self.steps_aside(now, fx) {
             return Next::Park(self.park(hand, now));
         }
+        if self.gathers(hand) {
+            return Next::Gather;
+        }
         if let Some(Due { task, twin }) = self.take(hand, now, fx) {
             let order = self.order(&task, now);
             let plain = task.luggage.is_none() && order == Order::Run;
@@ -1332,6 +1356,7 @@ impl<'a, Meta> State<'a, Meta> {
     fn take(&mut self, hand: usize, now: Moment, fx: &mut Effects) -> Option<Due<'a, Meta>> {
         self.call_in();
         let alone = self.hand(hand).passed == self.queue.front();
+        let worth_a_tray = self.queue.len() >= FEWEST;
         let due = self.queue.pop()?;
         let passed = self.queue.front();
         self.last_take = now;
@@ -1346,6 +1371,12 @@ impl<'a, Meta> State<'a, Meta> {
         }
         let tiny = alone && took <= TINY_TASK * ran;
         taker.tiny = if tiny { taker.tiny.saturating_add(taker.ran) } else { 0 };
+        if std::mem::take(&mut taker.gathered) {
+            // In vain, where tasks come from this worker itself, or from somebody who waits for each of them.
+            let after = if worth_a_tray { 0 } else { taker.gathers_after.saturating_mul(2) };
+            taker.gathers_after = after.clamp(ENOUGH_TINY, SELDOM);
+            taker.tiny = if worth_a_tray { taker.tiny } else { 0 };
+        }
         (taker.took_at, taker.passed, taker.ran) = (now, passed, 1);
         if taker.beat != beat {
             taker.beat = beat;
@@ -1359,23 +1390,42 @@ impl<'a, Meta> State<'a, Meta> {
 
     // -- trays --------------------------------------------------------------------------------------------
 
-    /// Takes a tray of what comes next for the worker of `hand`, if that is of use, and none can be held up by it.
-    fn take_tray(&mut self, hand: usize, now: Moment) -> Option<Arc<Mutex<Tray<'a, Meta>>>> {
+    /// Is a tray of use to the worker of `hand`, and can nobody be held up by it?
+    fn may_take_tray(&self, hand: usize) -> bool {
         if self.hand(hand).tiny < ENOUGH_TINY {
-            return None;
+            return false;
         }
         let limits = &self.limits;
         // The tick has it come in, or whoever of the others next comes to the queue.
-        let watched = self.tick_at != Moment::NEVER
-            || (self.idle.is_empty() && self.threads_and_starts() >= limits.max_threads);
+        let watched =
+            self.ticks() || (self.idle.is_empty() && self.threads_and_starts() >= limits.max_threads);
         // Each task that starts makes room for another, which is for those who wait to be told.
         let unbounded = limits.max_pending == usize::MAX;
-        if !(watched && unbounded && limits.may_leave && limits.policy == Policy::Elastic) {
+        watched && unbounded && limits.may_leave && limits.policy == Policy::Elastic
+    }
+
+    /// A worker that has caught up with the submitters would meet them at the lock for each task from then on. It lets
+    /// some more come instead: but once before it takes any, and not where they are on its own core.
+    fn gathers(&mut self, hand: usize) -> bool {
+        let Hand { tiny, gathers_after, gathered, .. } = *self.hand(hand);
+        let gathers = tiny >= gathers_after
+            && !gathered
+            && self.queue.len() < BLOCK
+            && self.limits.cores > 1
+            && !self.closed
+            && self.may_take_tray(hand);
+        self.hand_mut(hand).gathered |= gathers;
+        gathers
+    }
+
+    /// Takes a tray of what comes next for the worker of `hand`.
+    fn take_tray(&mut self, hand: usize, now: Moment) -> Option<Arc<Mutex<Tray<'a, Meta>>>> {
+        if !self.may_take_tray(hand) {
             return None;
         }
-        let due = self.queue.pop_batch(LEFT)?;
+        let due = self.queue.pop_batch(FEWEST)?;
         self.last_take = Moment(now.0.saturating_add(TRAY));
-        let tray = Arc::new(Mutex::new(Tray::new(due)));
+        let tray = Arc::new(Mutex::new(Tray::new(due, self.ticks())));
         let taker = self.hand(hand);
         let alone = taker.quick && now.since(taker.flows_since) >= FLOWS;
         // Who comes may have read its clock before this worker did.
@@ -1657,7 +1707,7 @@ impl<'a, Meta> State<'a, Meta> {
         if self.is_over() {
             return None;
         }
-        if self.tick_at != Moment::NEVER {
+        if self.ticks() {
             self.supervisor_idle = None;
             return Some(next);
         }
@@ -1679,7 +1729,7 @@ impl<'a, Meta> State<'a, Meta> {
     }
 
     pub(crate) fn supervisor_leaves(&mut self, fx: &mut Effects) {
-        debug_assert!(self.tray.is_none() || self.tick_at == Moment::NEVER, "what ticks for a tray stays");
+        debug_assert!(self.tray.is_none() || !self.ticks(), "what ticks for a tray stays");
         self.supervisor = Helper::default();
         self.supervisor_idle = None;
         self.tick_at = Moment::NEVER;

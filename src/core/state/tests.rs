@@ -649,6 +649,13 @@ impl Sim {
                     }
                 }
             }
+            Next::Gather => {
+                assert!(
+                    before.len() < BLOCK && !self.state.is_closed(),
+                    "there is enough, or no more will come"
+                );
+                Worker::Ready(None)
+            }
             Next::Linger => Worker::Ready(None),
             Next::Park(until) => {
                 let watched = self.state.tray.is_some() && self.state.tick_at != Moment::NEVER;
@@ -1446,7 +1453,15 @@ impl Sim {
     fn turns_over(&mut self, hand: usize) {
         self.finish(hand, Outcome::Succeeds);
         self.worker(hand, true);
+        if self.gathers(hand) {
+            self.worker(hand, true);
+        }
         assert!(self.works(hand));
+    }
+
+    /// Is the worker of `hand` to ask again, while there is something to take?
+    fn gathers(&self, hand: usize) -> bool {
+        matches!(self.workers[&hand], Worker::Ready(None)) && !self.queue.is_empty()
     }
 
     /// As many workers that each have a task in hand, and the supervisor.
@@ -1750,17 +1765,19 @@ impl Sim {
     /// The worker of `hand` ends what it has and takes the next, so many times.
     fn turns_over_many(&mut self, hand: usize, tasks: usize) {
         for _ in 0..tasks {
-            self.finish(hand, Outcome::Succeeds);
-            self.worker(hand, true);
-            assert!(self.works(hand));
+            self.turns_over(hand);
+        }
+    }
+
+    fn submit_plain(&mut self, tasks: usize) {
+        for _ in 0..tasks {
+            self.submit(Sort::Plain, false, false, false);
         }
     }
 
     /// Submits so many plain tasks, all of which are left to the workers that are awake.
     fn fill(&mut self, tasks: usize) {
-        for _ in 0..tasks {
-            self.submit(Sort::Plain, false, false, false);
-        }
+        self.submit_plain(tasks);
         assert_eq!((self.queue.len(), self.starts.len()), (tasks, 0));
         self.check();
     }
@@ -1927,9 +1944,7 @@ fn tasks_that_are_cancelled_make_no_worker_a_fast_one() {
 impl Sim {
     /// The first of two workers has a tray, of which it has begun nothing.
     fn with_a_tray(mut self) -> Self {
-        for _ in 0..100 {
-            self.submit(Sort::Plain, false, false, false);
-        }
+        self.submit_plain(100);
         // The first may begin in the middle of a block.
         while self.in_tray() < 2 {
             self.turns_over(0);
@@ -1940,9 +1955,7 @@ impl Sim {
 
     /// The same, and it has run quick ones for long enough that the others leave it alone.
     fn with_a_quick_tray(mut self, each: u64) -> Self {
-        for _ in 0..400 {
-            self.submit(Sort::Plain, false, false, false);
-        }
+        self.submit_plain(400);
         let since = self.now;
         while self.now.since(since) <= FLOWS || self.in_tray() < 2 {
             self.now = self.now.after(Duration::from_nanos(each));
@@ -1966,9 +1979,7 @@ impl Sim {
     }
 
     fn takes_a_tray_of_a_flood(mut self, each: Duration) -> bool {
-        for _ in 0..100 {
-            self.submit(Sort::Plain, false, false, false);
-        }
+        self.submit_plain(100);
         self.takes_a_tray(each)
     }
 }
@@ -2011,17 +2022,127 @@ fn a_tray_is_for_tiny_tasks_that_nobody_else_could_do_sooner() {
         set(&mut sim);
         assert!(!sim.takes_a_tray_of_a_flood(Duration::ZERO));
     }
-    let mut sim = flowing();
-    sim.fill(3 * BLOCK);
-    while sim.queue.len() > 1 {
-        sim.turns_over(0);
-        assert!(sim.state.queue.len() >= LEFT * BLOCK || sim.in_tray() == 0, "the last are for all");
-    }
     // Below the cap, and nothing ticks.
     let mut sim = flowing();
     sim.fill(100);
     sim.state.tick_at = Moment::NEVER;
     assert!(!sim.takes_a_tray(Duration::ZERO));
+}
+
+#[test]
+fn a_tray_takes_what_there_is_of_a_block_if_that_is_enough() {
+    let mut sim = flowing().with_a_tray();
+    let mut taken = HashSet::new();
+    while sim.queue.len() > 1 {
+        let (came_from, due) = (sim.in_tray(), sim.queue.len() - 1);
+        sim.turns_over(0);
+        if came_from == 0 {
+            assert!(sim.in_tray() == BLOCK - 1 || sim.in_tray() == due || due < FEWEST);
+            taken.insert(sim.in_tray());
+        }
+    }
+    assert!(taken.contains(&(BLOCK - 1)), "a whole block");
+    // The last block, cut short by what came at last.
+    for due in 0..BLOCK {
+        let mut sim = flowing().with_a_tray();
+        while sim.in_tray() + sim.state.queue.len() > 0 {
+            sim.turns_over(0);
+        }
+        let fits = BLOCK - (sim.state.queue.front() % BLOCK as u64) as usize;
+        sim.submit_plain(due + 1);
+        sim.turns_over(0);
+        let rest = due.min(fits - 1);
+        assert_eq!(sim.in_tray(), if rest < FEWEST { 0 } else { rest });
+        sim.check();
+        sim.settle();
+    }
+}
+
+/// The first of two workers has run tiny tasks, one after the other, and there are so many left to be taken.
+fn caught_up(left: usize) -> Sim {
+    let mut sim = flowing().with_a_tray();
+    while sim.queue.len() > left || sim.in_tray() > 0 {
+        sim.now = sim.now.after(Duration::from_nanos(1));
+        sim.turns_over(0);
+    }
+    sim.submit_plain(left - sim.queue.len());
+    sim
+}
+
+#[test]
+fn who_has_caught_up_with_the_submitters_lets_more_come_before_it_takes_any_and_once() {
+    for left in 0..=BLOCK {
+        let mut sim = caught_up(left);
+        sim.finish(0, Outcome::Succeeds);
+        sim.worker(0, true);
+        assert_eq!(sim.works(0), left == BLOCK, "with {left} left");
+        if left == BLOCK {
+            continue;
+        }
+        sim.check();
+        sim.worker(0, true);
+        assert_eq!(sim.works(0), left > 0, "it takes what there is");
+        sim.settle();
+    }
+}
+
+#[test]
+fn who_gathers_in_vain_does_so_less_and_less_often() {
+    /// Of tiny tasks that come alone, after how many does the first worker gather?
+    fn gathers_after(sim: &mut Sim) -> u32 {
+        for tasks in 0.. {
+            sim.submit_plain(1);
+            sim.finish(0, Outcome::Succeeds);
+            sim.worker(0, true);
+            if !sim.works(0) {
+                sim.worker(0, true);
+                assert!(sim.works(0), "in vain, and it takes what there was");
+                return tasks;
+            }
+        }
+        unreachable!()
+    }
+    let mut sim = caught_up(0);
+    gathers_after(&mut sim);
+    let first = gathers_after(&mut sim);
+    assert!(first >= ENOUGH_TINY);
+    assert_eq!((gathers_after(&mut sim), gathers_after(&mut sim)), (2 * first, 4 * first));
+    // Not so seldom that it would not find out when that has changed.
+    sim.state.hand_mut(0).gathers_after = SELDOM - 1;
+    sim.state.hand_mut(0).tiny = SELDOM;
+    assert_eq!((gathers_after(&mut sim), gathers_after(&mut sim)), (0, SELDOM));
+    // Enough for a tray have come while it gathered: that was worth it.
+    sim.state.hand_mut(0).tiny = SELDOM;
+    sim.finish(0, Outcome::Succeeds);
+    sim.worker(0, true);
+    sim.submit_plain(FEWEST);
+    sim.worker(0, true);
+    assert!(sim.works(0));
+    assert_eq!(sim.state.hand(0).gathers_after, ENOUGH_TINY);
+    sim.settle();
+}
+
+#[test]
+fn nobody_gathers_where_no_more_will_come_or_none_could_or_no_tray_would_be_taken() {
+    type Stop = (&'static str, fn(&mut Sim));
+    let stops: [Stop; 5] = [
+        ("no more will come", |sim| sim.close()),
+        ("they are on its own core", |sim| sim.state.limits.cores = 1),
+        ("somebody waits for a place", |sim| sim.state.limits.max_pending = 1000),
+        ("nothing ticks", |sim| sim.state.tick_at = Moment::NEVER),
+        ("it was held up", |sim| {
+            sim.now = sim.now.after(Duration::from_millis(1));
+            sim.submit(Sort::Plain, false, false, false);
+            sim.turns_over(0);
+        }),
+    ];
+    for (why, stop) in stops {
+        let mut sim = caught_up(2);
+        stop(&mut sim);
+        sim.finish(0, Outcome::Succeeds);
+        sim.worker(0, true);
+        assert!(sim.works(0), "{why}");
+    }
 }
 
 #[test]
@@ -2244,18 +2365,19 @@ fn who_comes_from_a_tray_before_it_is_empty_puts_back_the_rest() {
 
 #[test]
 fn a_task_with_luggage_in_a_tray_is_for_the_state_to_begin() {
-    let mut sim = flowing();
-    sim.fill(BLOCK + 1);
+    let mut sim = flowing().with_a_tray();
+    // Not at the beginning of a block: it would be taken by itself.
+    while sim.state.queue.back() % BLOCK as u64 == 0 {
+        sim.submit_plain(1);
+    }
     sim.submit(Sort::Watched, false, false, false);
-    for _ in 0..50 {
-        sim.submit(Sort::Plain, false, false, false);
-    }
-    while sim.state.tray.is_none() {
+    let watched = sim.queue.last().copied();
+    sim.submit_plain(10);
+    while sim.queue.first().copied() != watched {
         sim.turns_over(0);
     }
-    while sim.state.tray.is_some() {
-        sim.turns_over(0);
-    }
+    assert_eq!(sim.state.tray.as_ref().map(|out| out.hand), Some(0), "it waits in the tray");
+    sim.turns_over(0);
     assert!(matches!(&sim.workers[&0], Worker::Working(task) if task.is_watched()));
     assert_eq!((sim.in_tray(), sim.state.watched), (0, 1));
     assert_ne!(sim.state.stall_at, Moment::NEVER);
