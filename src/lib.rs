@@ -186,17 +186,21 @@
 //!
 //! # Where tiny tasks flow
 //! A worker that has run 64 tasks of no more than 2 µs each in a row, between which no other worker took any,
-//! takes the next ones by the tray: the rest of a block of 64, while there are as many behind it. So it has the
-//! manager's lock once for all of them. Another that comes meanwhile would only be in the way where tasks take
-//! half a microsecond and less (at 0.35 µs, all in all, one worker is as fast as two) and none has held up the
-//! first for 300 µs. It goes idle then, and the supervisor, which a fixed pool has for this as well, has it come
-//! again should the first be held up, within three of its looks. Otherwise, and whenever somebody asks (`len`,
-//! `tasks`, `stats`), cancels, joins or shuts down, what has not been begun is put back first, where it stood.
+//! takes the next ones by the tray: what there is of a block of 64. So it has the manager's lock once for all of
+//! them. Where it has caught up with the submitters it lets some more come, since it would meet them at the lock
+//! for each task otherwise: up to a block, in four microseconds at the most, if something comes in each; and it
+//! does so less and less often where too little comes.
 //!
-//! So nothing can be noticed of it but the speed: what waits in a tray is queued, and tasks start in their order.
-//! A worker has to earn its next tray again after one that was put back. So a hook that asks for `len` with each
-//! task, as those of the feature `metrics` do, has them taken one by one. So are tasks with options, a context or
-//! a `carry`, and all where the backlog is bounded (`max_pending`).
+//! Another worker that comes meanwhile would only be in the way where tasks take half a microsecond and less (at
+//! 0.35 µs, all in all, one worker is as fast as two) and none has held up the first for 300 µs. It goes idle
+//! then, and the supervisor, which a fixed pool has for this as well, has it come again should the first be held
+//! up, within three of its looks. Otherwise, and whenever somebody asks (`len`, `tasks`, `stats`), cancels, joins
+//! or shuts down, what has not been begun is put back first, where it stood.
+//!
+//! What waits in a tray is queued, to all who ask, and tasks start in their order. Only the clock is read for one
+//! in sixteen, unless tasks or hooks ask how long they waited or ran: see [`Context::running_for`]. A worker has to earn its next tray again after one that was put back. So a hook that
+//! asks for `len` with each task, as those of the feature `metrics` do, has them taken one by one. So are tasks
+//! with options, a context or a `carry`, and all where the backlog is bounded (`max_pending`).
 //!
 //! # How far one lock goes
 //! What a manager knows stands behind one lock. A task's submitter holds it for about 25 ns, and its worker

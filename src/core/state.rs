@@ -25,7 +25,7 @@
 //! |---|---|
 //! | starting | its starter: granted, it is fresh; refused, it is gone |
 //! | fresh, lingering, told | itself, to awake: it looks at the queue next |
-//! | awake | itself: takes a task, lingers, goes idle, sets out to leave |
+//! | awake | itself: takes a task, gathers, lingers, goes idle, sets out to leave |
 //! | idle | whoever has work for it or sends it home, by a token: told; itself, when its time is up |
 //! | leaving | itself: gone. Nobody relies on it any more |
 //!
@@ -67,10 +67,11 @@
 //! notification only hurries it, and who is told to work cannot be mistaken for who is sent home. A worker
 //! goes idle, or sets out to leave, under the lock, with the queue empty or with as many on their way to it
 //! as it has tasks; or it goes idle beside another that has a tray, with the supervisor's tick armed in the
-//! same step. So a task that enters finds workers awake, which look again when they are done; and besides one
-//! to tell, or a thread to start; or it is left to those awake, with the tick armed likewise. Whoever was on its way and does not come (a start that is refused, a supervisor
-//! likewise, a worker that has left its place under the cap) looks at the queue in its stead. And there is a
-//! thread: no task is accepted before one is granted, and the last stays while any is live.
+//! same step. So a task that enters finds workers awake, which look again when they are done, or when they have
+//! gathered, once before each task and for microseconds; and besides one to tell, or a thread to start; or it is
+//! left to those awake, with the tick armed likewise. Whoever was on its way and does not come (a start that is
+//! refused, a supervisor likewise, a worker that has left its place under the cap) looks at the queue in its
+//! stead. And there is a thread: no task is accepted before one is granted, and the last stays while any is live.
 //!
 //! *No task stays in a tray while another thread could take it*, but until the next tick, nor while one takes
 //! another that is due later. Every worker that takes anything has the tray come in before. It is out only while
@@ -134,11 +135,11 @@ const ALONE: u64 = if cfg!(debug_assertions) { 5_000 } else { 500 };
 const TINY_TASK: u64 = 4 * ALONE;
 const ENOUGH_TINY: u32 = BLOCK as u32;
 
+/// Who gathers looks so often again whether something has come since, each microsecond or so, and stops when not.
+const LOOKS: u32 = 3;
+
 /// Who gathers in vain, however often, does so once in so many tasks: a few nanoseconds for each.
 const SELDOM: u32 = 1024 * ENOUGH_TINY;
-
-/// How many nanoseconds a tray may take: for so long its worker counts as one that was at the queue just now.
-const TRAY: u64 = TINY_TASK * BLOCK as u64;
 
 /// The others go out of the way only of a worker that was not held up for so long. Without that, tasks of which each
 /// 200th blocks took two to four times as long; with 1.5 ms a flood gained nothing by it, for its workers lose their
@@ -219,11 +220,12 @@ struct Hand<'a, Meta> {
     seat: Seat,
     /// Has taken a task before.
     worked: bool,
-    /// Has lingered, or gathered, since it last took one.
+    /// Has lingered since it last took one.
     lingered: bool,
-    gathered: bool,
     /// How many tiny ones in a row it takes for it to gather: the more, the more often that was in vain.
     gathers_after: u32,
+    /// What it has seen, while it gathers.
+    gathering: Option<Gathering>,
     /// The tick in which it last took one.
     beat: u64,
     /// When it was last at the queue and took one; up to where that had been passed then; how many it has run since,
@@ -239,6 +241,14 @@ struct Hand<'a, Meta> {
     /// What it uses for each of its attempts: see `Desk`.
     control: Option<Arc<Control>>,
     held: Option<Held<'a, Meta>>,
+}
+
+/// Where the queue ended as a worker began to gather, and as it looked last; and how often it has looked.
+#[derive(Clone, Copy)]
+struct Gathering {
+    first: u64,
+    last: u64,
+    looks: u32,
 }
 
 struct Held<'a, Meta> {
@@ -317,7 +327,7 @@ pub(crate) enum Order {
 pub(crate) enum Next<'a, Meta> {
     /// With the record once more, for [`State::hold`], and perhaps with a tray of tasks to follow.
     Take(Task<'a, Meta>, Arc<Record<'a, Meta>>, Order, Option<Arc<Mutex<Tray<'a, Meta>>>>),
-    /// Let some more tasks come for some microseconds, then ask again.
+    /// Let some more tasks come for a microsecond or so, then ask again.
     Gather,
     /// Look at the hint for some microseconds, then ask again.
     Linger,
@@ -1114,8 +1124,8 @@ impl<'a, Meta> State<'a, Meta> {
             seat,
             worked: false,
             lingered: false,
-            gathered: false,
             gathers_after: ENOUGH_TINY,
+            gathering: None,
             beat: 0,
             took_at: Moment::START,
             passed: u64::MAX,
@@ -1356,7 +1366,6 @@ impl<'a, Meta> State<'a, Meta> {
     fn take(&mut self, hand: usize, now: Moment, fx: &mut Effects) -> Option<Due<'a, Meta>> {
         self.call_in();
         let alone = self.hand(hand).passed == self.queue.front();
-        let worth_a_tray = self.queue.len() >= FEWEST;
         let due = self.queue.pop()?;
         let passed = self.queue.front();
         self.last_take = now;
@@ -1371,12 +1380,6 @@ impl<'a, Meta> State<'a, Meta> {
         }
         let tiny = alone && took <= TINY_TASK * ran;
         taker.tiny = if tiny { taker.tiny.saturating_add(taker.ran) } else { 0 };
-        if std::mem::take(&mut taker.gathered) {
-            // In vain, where tasks come from this worker itself, or from somebody who waits for each of them.
-            let after = if worth_a_tray { 0 } else { taker.gathers_after.saturating_mul(2) };
-            taker.gathers_after = after.clamp(ENOUGH_TINY, SELDOM);
-            taker.tiny = if worth_a_tray { taker.tiny } else { 0 };
-        }
         (taker.took_at, taker.passed, taker.ran) = (now, passed, 1);
         if taker.beat != beat {
             taker.beat = beat;
@@ -1404,18 +1407,31 @@ impl<'a, Meta> State<'a, Meta> {
         watched && unbounded && limits.may_leave && limits.policy == Policy::Elastic
     }
 
-    /// A worker that has caught up with the submitters would meet them at the lock for each task from then on. It lets
-    /// some more come instead: but once before it takes any, and not where they are on its own core.
+    /// Is the worker of `hand` to let more tasks come? One that has caught up with the submitters would meet them at
+    /// the lock for each task from then on, unless they are on its own core. It goes on for as long as something comes.
     fn gathers(&mut self, hand: usize) -> bool {
-        let Hand { tiny, gathers_after, gathered, .. } = *self.hand(hand);
-        let gathers = tiny >= gathers_after
-            && !gathered
-            && self.queue.len() < BLOCK
-            && self.limits.cores > 1
-            && !self.closed
-            && self.may_take_tray(hand);
-        self.hand_mut(hand).gathered |= gathers;
-        gathers
+        let few = self.queue.len() < BLOCK && self.limits.cores > 1 && !self.closed;
+        let gathers = few && self.may_take_tray(hand);
+        let back = self.queue.back();
+        let seat = self.hand_mut(hand);
+        let Some(Gathering { first, last, looks }) = seat.gathering.take() else {
+            if gathers && seat.tiny >= seat.gathers_after {
+                seat.gathering = Some(Gathering { first: back, last: back, looks: 0 });
+            }
+            return seat.gathering.is_some();
+        };
+        if gathers && back != last && looks < LOOKS {
+            seat.gathering = Some(Gathering { first, last: back, looks: looks + 1 });
+            return true;
+        }
+        if back.saturating_sub(first) >= FEWEST as u64 {
+            seat.gathers_after = ENOUGH_TINY;
+        } else {
+            // They come from this worker itself, or from somebody who waits for each of them.
+            seat.gathers_after = seat.gathers_after.saturating_mul(2).min(SELDOM);
+            seat.tiny = 0;
+        }
+        false
     }
 
     /// Takes a tray of what comes next for the worker of `hand`.
@@ -1424,13 +1440,13 @@ impl<'a, Meta> State<'a, Meta> {
             return None;
         }
         let due = self.queue.pop_batch(FEWEST)?;
-        self.last_take = Moment(now.0.saturating_add(TRAY));
+        let tasks = due.len() as u64;
+        self.last_take = Moment(now.0.saturating_add(TINY_TASK * tasks));
         let tray = Arc::new(Mutex::new(Tray::new(due, self.ticks())));
         let taker = self.hand(hand);
         let alone = taker.quick && now.since(taker.flows_since) >= FLOWS;
         // Who comes may have read its clock before this worker did.
-        let alone_until =
-            if alone { Moment(now.0.saturating_add(ALONE * BLOCK as u64)) } else { Moment::START };
+        let alone_until = if alone { Moment(now.0.saturating_add(ALONE * tasks)) } else { Moment::START };
         self.tray = Some(Out { hand, alone_until, tray: Arc::clone(&tray) });
         Some(tray)
     }
@@ -1929,10 +1945,12 @@ fn in_hand<'a, Meta>(
     now: Moment,
 ) -> TaskInfo<'a, Meta> {
     let running = if control.is_cancelling() { Phase::Cancelling } else { Phase::Running };
+    let age = now.since(held.record.accepted());
     let sight = Sight {
         phase: held.phase.unwrap_or(running),
-        age: now.since(held.record.accepted()),
-        running_for: control.running_for(),
+        age,
+        // Its worker may be about to say when it began, and the clock has moved on.
+        running_for: control.running_for().min(age),
         attempt: control.attempt(),
         // Only who runs it is named: a submitter that still has it in hand does not.
         thread: thread.filter(|_| held.phase.is_none()).cloned(),

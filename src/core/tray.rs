@@ -55,3 +55,22 @@ impl<'a, Meta> Tray<'a, Meta> {
         Some((task, self.held.replace(twin)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_in_so_many_tasks_is_timed_and_each_where_nothing_ticks() {
+        let timed = |ticks, ended| {
+            let mut tray: Tray<'_, ()> = Tray::new(Batch::default(), ticks);
+            (tray.succeeded, tray.failed) = (ended / 2, ended - ended / 2);
+            tray.is_timed()
+        };
+        assert_eq!(
+            (1..=3 * TIMED).filter(|&ended| timed(true, ended)).collect::<Vec<_>>(),
+            [TIMED, 2 * TIMED, 3 * TIMED]
+        );
+        assert!((1..=TIMED).all(|ended| timed(false, ended)));
+    }
+}

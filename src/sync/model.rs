@@ -92,6 +92,10 @@ impl Backoff {
     pub(crate) fn snooze(&self) {
         shuttle::thread::yield_now();
     }
+
+    pub(crate) fn spin(&self) {
+        shuttle::thread::yield_now();
+    }
 }
 
 pub(crate) mod thread {

@@ -1453,15 +1453,10 @@ impl Sim {
     fn turns_over(&mut self, hand: usize) {
         self.finish(hand, Outcome::Succeeds);
         self.worker(hand, true);
-        if self.gathers(hand) {
+        while self.state.hand(hand).gathering.is_some() {
             self.worker(hand, true);
         }
         assert!(self.works(hand));
-    }
-
-    /// Is the worker of `hand` to ask again, while there is something to take?
-    fn gathers(&self, hand: usize) -> bool {
-        matches!(self.workers[&hand], Worker::Ready(None)) && !self.queue.is_empty()
     }
 
     /// As many workers that each have a task in hand, and the supervisor.
@@ -1965,6 +1960,25 @@ impl Sim {
         self
     }
 
+    /// It has run all that, and has as many as make a tray.
+    fn then_a_small_one(mut self, each: u64) -> Self {
+        // Not cut short by the end of a block.
+        while !self.queue.is_empty() || self.state.queue.back() % BLOCK as u64 != 0 {
+            if self.queue.is_empty() {
+                self.submit_plain(1);
+            }
+            self.now = self.now.after(Duration::from_nanos(each));
+            self.state.hand_mut(0).gathers_after = SELDOM;
+            self.turns_over(0);
+        }
+        self.submit_plain(1 + FEWEST);
+        self.now = self.now.after(Duration::from_nanos(each));
+        self.turns_over(0);
+        assert_eq!(self.in_tray(), FEWEST);
+        self.check();
+        self
+    }
+
     fn in_tray(&self) -> usize {
         self.queued().len() - self.state.queue.len()
     }
@@ -2058,7 +2072,8 @@ fn a_tray_takes_what_there_is_of_a_block_if_that_is_enough() {
     }
 }
 
-/// The first of two workers has run tiny tasks, one after the other, and there are so many left to be taken.
+/// The first of two workers has run tiny tasks, one after the other, has gathered as often as was worth it, and there
+/// are so many left to be taken.
 fn caught_up(left: usize) -> Sim {
     let mut sim = flowing().with_a_tray();
     while sim.queue.len() > left || sim.in_tray() > 0 {
@@ -2066,24 +2081,75 @@ fn caught_up(left: usize) -> Sim {
         sim.turns_over(0);
     }
     sim.submit_plain(left - sim.queue.len());
+    let seat = sim.state.hand_mut(0);
+    (seat.tiny, seat.gathers_after) = (ENOUGH_TINY, ENOUGH_TINY);
     sim
 }
 
+impl Sim {
+    /// The first worker is done with its task; does it gather?
+    fn is_done_and_gathers(&mut self) -> bool {
+        self.finish(0, Outcome::Succeeds);
+        self.worker(0, true);
+        self.is_gathering()
+    }
+
+    fn is_gathering(&self) -> bool {
+        self.state.hand(0).gathering.is_some()
+    }
+}
+
 #[test]
-fn who_has_caught_up_with_the_submitters_lets_more_come_before_it_takes_any_and_once() {
+fn who_has_caught_up_with_the_submitters_lets_more_come_before_it_takes_any() {
     for left in 0..=BLOCK {
         let mut sim = caught_up(left);
-        sim.finish(0, Outcome::Succeeds);
-        sim.worker(0, true);
-        assert_eq!(sim.works(0), left == BLOCK, "with {left} left");
-        if left == BLOCK {
-            continue;
+        assert_eq!(sim.is_done_and_gathers(), left < BLOCK, "with {left} left");
+        if left < BLOCK {
+            sim.check();
+            sim.worker(0, true);
+            assert!(!sim.is_gathering(), "nothing has come");
+            assert_eq!(sim.works(0), left > 0, "it takes what there is");
         }
-        sim.check();
-        sim.worker(0, true);
-        assert_eq!(sim.works(0), left > 0, "it takes what there is");
         sim.settle();
     }
+}
+
+#[test]
+fn who_gathers_goes_on_while_something_comes_but_not_for_ever() {
+    let mut sim = caught_up(0);
+    assert!(sim.is_done_and_gathers());
+    for looks in 1..BLOCK {
+        assert!(looks <= LOOKS as usize);
+        sim.submit_plain(1);
+        sim.worker(0, true);
+        assert!(sim.is_gathering());
+    }
+    sim.submit_plain(1);
+    sim.worker(0, true);
+    assert_eq!((sim.works(0), sim.queue.len()), (true, BLOCK - 1), "there is enough");
+
+    let mut sim = caught_up(0);
+    assert!(sim.is_done_and_gathers());
+    sim.submit_plain(1);
+    sim.worker(0, true);
+    assert!(sim.is_gathering());
+    sim.worker(0, true);
+    assert!(sim.works(0), "nothing has come since it looked last");
+
+    // Where what comes is taken by another, there is never enough.
+    let mut sim = caught_up(1);
+    assert!(sim.is_done_and_gathers());
+    for _ in 0..LOOKS {
+        sim.submit_plain(1);
+        sim.turns_over(1);
+        sim.worker(0, true);
+        assert!(sim.is_gathering());
+    }
+    sim.submit_plain(1);
+    sim.turns_over(1);
+    sim.worker(0, true);
+    assert!(sim.works(0));
+    sim.settle();
 }
 
 #[test]
@@ -2092,9 +2158,7 @@ fn who_gathers_in_vain_does_so_less_and_less_often() {
     fn gathers_after(sim: &mut Sim) -> u32 {
         for tasks in 0.. {
             sim.submit_plain(1);
-            sim.finish(0, Outcome::Succeeds);
-            sim.worker(0, true);
-            if !sim.works(0) {
+            if sim.is_done_and_gathers() {
                 sim.worker(0, true);
                 assert!(sim.works(0), "in vain, and it takes what there was");
                 return tasks;
@@ -2102,24 +2166,35 @@ fn who_gathers_in_vain_does_so_less_and_less_often() {
         }
         unreachable!()
     }
-    let mut sim = caught_up(0);
-    gathers_after(&mut sim);
-    let first = gathers_after(&mut sim);
-    assert!(first >= ENOUGH_TINY);
-    assert_eq!((gathers_after(&mut sim), gathers_after(&mut sim)), (2 * first, 4 * first));
-    // Not so seldom that it would not find out when that has changed.
-    sim.state.hand_mut(0).gathers_after = SELDOM - 1;
-    sim.state.hand_mut(0).tiny = SELDOM;
-    assert_eq!((gathers_after(&mut sim), gathers_after(&mut sim)), (0, SELDOM));
-    // Enough for a tray have come while it gathered: that was worth it.
-    sim.state.hand_mut(0).tiny = SELDOM;
-    sim.finish(0, Outcome::Succeeds);
-    sim.worker(0, true);
-    sim.submit_plain(FEWEST);
-    sim.worker(0, true);
-    assert!(sim.works(0));
-    assert_eq!(sim.state.hand(0).gathers_after, ENOUGH_TINY);
-    sim.settle();
+    // Who comes from a tray has run all of it.
+    let about = |tasks| tasks - BLOCK as u32 + 1..tasks + BLOCK as u32;
+    // However many there are that have stood there before.
+    for left in 0..BLOCK - 1 {
+        let mut sim = caught_up(left);
+        gathers_after(&mut sim);
+        for after in [2, 4, 8].map(|times| times * ENOUGH_TINY) {
+            assert!(about(after).contains(&gathers_after(&mut sim)));
+        }
+        // Not so seldom that it would not find out when that has changed.
+        let seat = sim.state.hand_mut(0);
+        (seat.tiny, seat.gathers_after) = (SELDOM, SELDOM - 1);
+        assert_eq!(gathers_after(&mut sim), 0);
+        assert!(about(SELDOM).contains(&gathers_after(&mut sim)));
+        // Enough for a tray have come while it gathered: that was worth it.
+        for came in [FEWEST - 1, FEWEST] {
+            let seat = sim.state.hand_mut(0);
+            (seat.tiny, seat.gathers_after) = (SELDOM, SELDOM - 1);
+            assert!(sim.is_done_and_gathers());
+            sim.submit_plain(came);
+            while sim.is_gathering() {
+                sim.worker(0, true);
+            }
+            assert!(sim.works(0));
+            let (worth_it, after) = (came >= FEWEST, sim.state.hand(0).gathers_after);
+            assert_eq!(after, if worth_it { ENOUGH_TINY } else { SELDOM });
+        }
+        sim.settle();
+    }
 }
 
 #[test]
@@ -2139,10 +2214,17 @@ fn nobody_gathers_where_no_more_will_come_or_none_could_or_no_tray_would_be_take
     for (why, stop) in stops {
         let mut sim = caught_up(2);
         stop(&mut sim);
-        sim.finish(0, Outcome::Succeeds);
-        sim.worker(0, true);
-        assert!(sim.works(0), "{why}");
+        assert!(!sim.is_done_and_gathers() && sim.works(0), "{why}");
     }
+}
+
+#[test]
+fn no_task_is_said_to_have_run_for_longer_than_it_was_there() {
+    let sim = Sim::two_at_work(Policy::Elastic, 2);
+    // Its worker has not yet said when it began.
+    sim.state.hand(0).control.as_ref().unwrap().reset(1, Moment::START, Moment::NEVER);
+    let task = &sim.state.tasks(sim.now)[0];
+    assert!(task.running_for() <= task.age(), "{task:?}");
 }
 
 #[test]
@@ -2190,7 +2272,7 @@ fn a_worker_that_would_only_be_in_the_way_of_another_goes_idle_until_a_tick_find
 #[test]
 fn a_worker_is_in_nobodys_way_where_that_could_leave_a_task_waiting_or_two_are_faster() {
     let held_up = |mut sim: Sim| {
-        sim.now = sim.now.after(Duration::from_nanos(ALONE * BLOCK as u64));
+        sim.now = sim.now.after(Duration::from_nanos(ALONE * sim.in_tray() as u64));
         sim
     };
     let earlier = |mut sim: Sim| {
@@ -2204,6 +2286,7 @@ fn a_worker_is_in_nobodys_way_where_that_could_leave_a_task_waiting_or_two_are_f
     let flows = [
         ("nothing ticks", at_the_cap().with_a_quick_tray(ALONE)),
         ("it is held up", held_up(flowing().with_a_quick_tray(ALONE))),
+        ("so is one with few tasks", held_up(flowing().with_a_quick_tray(ALONE).then_a_small_one(ALONE))),
         ("it would come again at once", leaves_at_once(flowing().with_a_quick_tray(ALONE))),
         ("two are faster", flowing().with_a_quick_tray(ALONE + 1)),
         ("it was held up a moment ago", flowing().with_a_tray()),
@@ -2229,14 +2312,18 @@ fn what_waits_in_the_tray_of_a_worker_that_blocks_is_for_the_others_after_a_tick
 
 #[test]
 fn for_as_long_as_a_tray_may_take_its_worker_was_at_the_queue_just_now() {
+    let takes = |tasks: usize| Duration::from_nanos(TINY_TASK * tasks as u64);
     let mut sim = flowing().with_a_tray();
-    sim.now = sim.now.after(Duration::from_nanos(TRAY)).after(RECENT);
+    sim.now = sim.now.after(takes(sim.in_tray())).after(RECENT);
     sim.submit(Sort::Plain, false, false, false);
     assert!(sim.starts.is_empty());
     sim.now = sim.now.after(Duration::from_nanos(1));
     sim.submit(Sort::Plain, false, false, false);
     assert_eq!(sim.starts.len(), 1);
     sim.check();
+
+    let sim = flowing().with_a_tray().then_a_small_one(1);
+    assert_eq!(sim.state.last_take, sim.now.after(takes(FEWEST)));
 }
 
 #[test]
