@@ -171,6 +171,71 @@ impl Condvar {
     }
 }
 
+/// Where one thread sleeps until another wakes it, or has woken it since it slept there last.
+///
+/// `std::thread::park`, without the tokens of the user's code. A condition variable beside the state's lock would
+/// queue up at that lock, one by one, all who are woken while somebody holds it.
+#[derive(Default)]
+pub(crate) struct Parker {
+    woken: Mutex<bool>,
+    bell: Condvar,
+}
+
+impl Parker {
+    pub(crate) fn unpark(&self) {
+        *self.woken.lock() = true;
+        self.bell.notify_one();
+    }
+
+    /// Until `until` at the latest. It may return for no reason.
+    pub(crate) fn park_until(&self, clock: &Clock, until: Moment) {
+        let mut woken = self.woken.lock();
+        if !*woken {
+            self.bell.wait_until(&mut woken, clock, until);
+        }
+        *woken = false;
+    }
+}
+
+#[cfg(all(test, not(inflight_model)))]
+mod parker_tests {
+    use super::{AtomicU64, Ordering, Parker};
+    use crate::clock::{Clock, Moment};
+
+    #[test]
+    fn who_is_woken_before_it_sleeps_does_not_sleep() {
+        let (parker, clock) = (Parker::default(), Clock::real());
+        for _ in 0..1000 {
+            parker.unpark();
+            parker.park_until(&clock, Moment::NEVER);
+        }
+        // Nor does one wake-up serve for two sleeps.
+        parker.park_until(&clock, clock.now());
+        assert!(!*parker.woken.lock());
+    }
+
+    #[test]
+    fn who_sleeps_is_woken() {
+        let parkers = [Parker::default(), Parker::default()];
+        let turns = AtomicU64::new(0);
+        // In turn: each waits for its own turn, and wakes the other.
+        let takes_turns = |me: usize| {
+            for turn in (me as u64..2000).step_by(2) {
+                while turns.load(Ordering::SeqCst) != turn {
+                    parkers[me].park_until(&Clock::real(), Moment::NEVER);
+                }
+                turns.store(turn + 1, Ordering::SeqCst);
+                parkers[1 - me].unpark();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| takes_turns(0));
+            takes_turns(1);
+        });
+        assert_eq!(turns.into_inner(), 2000);
+    }
+}
+
 #[cfg(all(test, debug_assertions, not(inflight_model)))]
 mod tests {
     use super::Mutex;

@@ -270,8 +270,8 @@ impl<'a, Meta> Core<'a, Meta> {
     fn apply_once(self: &Arc<Self>, fx: Effects) -> Effects {
         let mut more = Effects::default();
         for call in &fx.calls {
-            if let Call::Wake(bell) = call {
-                bell.notify_one();
+            if let Call::Wake(parker) = call {
+                parker.unpark();
             }
         }
         if fx.quiet {

@@ -251,8 +251,7 @@ fn a_wake_up_and_an_idle_thread_that_leaves() {
     }
 }
 
-/// Planted: `apply_once` does not ring the bell of a worker that was told; and: a worker looks whether it is idle
-/// under one lock, and waits under the next.
+/// Planted: `apply_once` does not wake a worker that was told; and: a parker does not remember that it was woken.
 #[test]
 fn a_wake_up_and_a_thread_that_goes_idle() {
     for may_leave in [false, true] {

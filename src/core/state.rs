@@ -47,7 +47,8 @@
 //!
 //! *Nobody sleeps past what it waits for.* Whoever waits holds the lock, asks for its condition, and asks
 //! again after each return; letting go of the lock and sleeping are one step. So the condition comes true
-//! before it looks, or while it sleeps. The transition that makes it true says so in its [`Effects`], and the
+//! before it looks, or while it sleeps. (A worker sleeps without the lock, in a [`Parker`], which remembers that it
+//! was woken: so it may be woken before it sleeps.) The transition that makes it true says so in its [`Effects`], and the
 //! shell notifies once it has let go of the lock, before it runs code of the user's:
 //!
 //! | who waits | for what | which transitions tell it |
@@ -59,7 +60,7 @@
 //! | a submitter without a thread | what comes of starts | `granted`, `refused`, `leave`, the supervisor's three |
 //! | the supervisor | the first of its times, or to be done | whatever makes an earlier one, and the last of what it watches |
 //!
-//! Where one is notified and not all, there is one to notify (a bell is its worker's own, as is the
+//! Where one is notified and not all, there is one to notify (a parker is its worker's own, as is the
 //! supervisor's), or any of them will do: a place that is offered stays so until somebody claims it, and who
 //! goes away with one passes it on.
 //!
@@ -83,7 +84,7 @@
 //! This state's lock is the first: who takes it holds no other of ours (asserted). Under it come, one at a
 //! time, the locks of a tray, of an attempt (its sleepers, its pulse) and of a job. Three of these are held over
 //! one more that nothing is held over, a tray's over a pulse, the sleepers' over a sleeper's own and a job's over
-//! its answer's. All others (hooks, the notifier's bell) stand alone. So nobody waits in a circle; and since none
+//! its answer's. All others (hooks, the parkers, the notifier's bell) stand alone. So nobody waits in a circle; and since none
 //! of them is held while code of the user's runs, which [`unwind::catch`](super::unwind::catch) asserts in debug builds, no
 //! lock of the user's can close one.
 
@@ -97,7 +98,7 @@ use crate::context::Control;
 #[cfg(feature = "metrics")]
 use crate::info::Load;
 use crate::info::{Phase, Sight, Stats, TaskInfo};
-use crate::sync::{Arc, AtomicBool, CachePadded, Condvar, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, CachePadded, Mutex, Ordering, Parker};
 use crate::task::{Kind, Parting, Record, Task, TaskId};
 
 /// A queue that was looked at this recently is left to the workers that are awake.
@@ -167,7 +168,8 @@ const CALM: u32 = 4;
 const FIRST_GROWTH: usize = 4;
 
 /// The most threads that one tick wakes or starts; what is left over is dealt with at once after that, but
-/// the clock gets its turn in between.
+/// the clock gets its turn in between. Meanwhile each worker that comes wakes another: to wake a thread takes 8 µs,
+/// and the supervisor has but one core.
 const BATCH: usize = 64;
 
 /// How long a thread that was refused is not asked for again, doubling up to `REFUSED_MAX`.
@@ -205,7 +207,7 @@ enum Seat {
     Awake,
     /// Found the queue empty, and looks at it for some microseconds more before it goes idle.
     Lingering,
-    /// Waits on its bell.
+    /// Is parked.
     Idle,
     /// Was idle, and holds the token that sends it to the queue.
     Told,
@@ -285,8 +287,8 @@ struct Out<'a, Meta> {
 }
 
 struct Slot<'a, Meta> {
-    /// What an idle worker of this slot waits on.
-    bell: Arc<Condvar>,
+    /// Where the thread of this slot sleeps.
+    parker: Arc<Parker>,
     hand: Option<Hand<'a, Meta>>,
 }
 
@@ -427,7 +429,7 @@ pub(crate) struct Effects {
 /// A worker that is called for.
 pub(crate) enum Call {
     /// It holds a token, or its start was granted.
-    Wake(Arc<Condvar>),
+    Wake(Arc<Parker>),
     /// Its thread is to be started, for this hand.
     Start(usize),
 }
@@ -493,6 +495,8 @@ pub(crate) struct State<'a, Meta> {
     last_call: Moment,
     /// Ticks in a row without a backlog.
     calm: u32,
+    /// So many more idle workers the last tick would have told, but for its batch.
+    to_tell: usize,
 
     // -- threads
     threads: u32,
@@ -572,6 +576,7 @@ impl<'a, Meta> State<'a, Meta> {
             tick_at: Moment::NEVER,
             last_call: Moment::START,
             calm: 0,
+            to_tell: 0,
             threads: 0,
             starting: 0,
             fresh: 0,
@@ -1099,6 +1104,7 @@ impl<'a, Meta> State<'a, Meta> {
             }
             called += 1;
         }
+        self.to_tell = more.saturating_sub(called).min(self.idle.len());
         self.calm = if self.queue.is_empty() { self.calm + 1 } else { 0 };
         let grows = !self.idle.is_empty() || self.threads_and_starts() < self.limits.max_threads;
         self.tick_at = if self.calm >= CALM || !grows {
@@ -1141,7 +1147,7 @@ impl<'a, Meta> State<'a, Meta> {
             self.slots[index].hand = Some(hand);
             index
         } else {
-            self.slots.push(CachePadded::new(Slot { bell: Arc::default(), hand: Some(hand) }));
+            self.slots.push(CachePadded::new(Slot { parker: Arc::default(), hand: Some(hand) }));
             self.slots.len() - 1
         }
     }
@@ -1187,7 +1193,7 @@ impl<'a, Meta> State<'a, Meta> {
         let seat = self.hand_mut(hand);
         seat.seat = Seat::Fresh;
         seat.thread = Some(thread);
-        fx.calls.push(Call::Wake(Arc::clone(&self.slots[hand].bell)));
+        fx.calls.push(Call::Wake(Arc::clone(&self.slots[hand].parker)));
         fx.starts = true;
     }
 
@@ -1211,8 +1217,8 @@ impl<'a, Meta> State<'a, Meta> {
         self.hand(hand).seat == Seat::Starting
     }
 
-    pub(crate) fn bell(&self, hand: usize) -> Arc<Condvar> {
-        Arc::clone(&self.slots[hand].bell)
+    pub(crate) fn parker(&self, hand: usize) -> Arc<Parker> {
+        Arc::clone(&self.slots[hand].parker)
     }
 
     /// Gives the token to the worker that went idle last.
@@ -1225,7 +1231,7 @@ impl<'a, Meta> State<'a, Meta> {
         self.keeper = self.keeper.filter(|&keeper| keeper != hand);
         self.hand_mut(hand).seat = Seat::Told;
         self.told += 1;
-        fx.calls.push(Call::Wake(Arc::clone(&self.slots[hand].bell)));
+        fx.calls.push(Call::Wake(Arc::clone(&self.slots[hand].parker)));
     }
 
     fn remove_idle(&mut self, hand: usize) {
@@ -1238,7 +1244,10 @@ impl<'a, Meta> State<'a, Meta> {
     pub(crate) fn next(&mut self, hand: usize, now: Moment, fx: &mut Effects) -> Next<'a, Meta> {
         match std::mem::replace(&mut self.hand_mut(hand).seat, Seat::Awake) {
             Seat::Fresh => self.fresh -= 1,
-            Seat::Told => self.told -= 1,
+            Seat::Told => {
+                self.told -= 1;
+                self.pass_on(fx);
+            }
             Seat::Lingering => self.lingering -= 1,
             _ => {}
         }
@@ -1265,6 +1274,13 @@ impl<'a, Meta> State<'a, Meta> {
             return Next::Take(task, twin, order, tray);
         }
         self.leave_or_park(hand, now)
+    }
+
+    /// A worker that was told comes. It tells another, if the last tick would have, and there is a task for it.
+    fn pass_on(&mut self, fx: &mut Effects) {
+        if self.to_tell > 0 && self.coming() + 1 < self.queue.len() && self.tell(fx) {
+            self.to_tell -= 1;
+        }
     }
 
     fn leave_or_park(&mut self, hand: usize, now: Moment) -> Next<'a, Meta> {

@@ -6,7 +6,8 @@ use super::lifecycle::{Desk, Turn};
 use super::state::{Effects, Expired, Next, Order};
 use super::tray::Tray;
 use super::{Core, callout, drop_record};
-use crate::sync::{Arc, AtomicBool, Backoff, Condvar, Mutex, Ordering};
+use crate::clock::Moment;
+use crate::sync::{Arc, AtomicBool, Backoff, Mutex, Ordering, Parker};
 
 /// How often a worker that lingers looks: it spins for 2 µs, then yields its core between looks.
 const LINGER: u32 = if cfg!(inflight_model) { 1 } else { 40 };
@@ -18,7 +19,7 @@ const GATHER: u32 = if cfg!(inflight_model) { 1 } else { 6 };
 pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>, hand: usize) {
     let inside = callout::enter(core.identity(), hand);
     let mut desk = Desk::new(core, hand, thread::current().name().map(Arc::from));
-    let (bell, hint) = await_grant(core, hand, &desk);
+    let (parker, hint) = await_grant(core, hand, &desk);
     let mut turn = None;
     let mut tray: Option<Arc<Mutex<Tray<'_, Meta>>>> = None;
     loop {
@@ -76,11 +77,14 @@ pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>, hand: usize) {
                 drop(state);
                 core.apply(fx);
                 drop_record(core, done);
-                let mut state = core.lock();
-                while state.is_idle(hand) {
+                loop {
+                    parker.park_until(&core.root.clock, until);
+                    let mut state = core.lock();
+                    if !state.is_idle(hand) {
+                        break;
+                    }
                     let now = core.now();
                     if now < until {
-                        bell.wait_until(&mut state, &core.root.clock, until);
                         continue;
                     }
                     match state.expire(hand, now) {
@@ -122,14 +126,17 @@ fn await_grant<Meta>(
     core: &Core<'_, Meta>,
     hand: usize,
     desk: &Desk<'_, Meta>,
-) -> (Arc<Condvar>, Arc<AtomicBool>) {
-    let mut state = core.lock();
-    let bell = state.bell(hand);
-    while state.is_starting(hand) {
-        bell.wait(&mut state);
+) -> (Arc<Parker>, Arc<AtomicBool>) {
+    let parker = core.lock().parker(hand);
+    loop {
+        let mut state = core.lock();
+        if !state.is_starting(hand) {
+            state.sit_down(hand, Arc::clone(desk.control()));
+            return (parker, state.hint());
+        }
+        drop(state);
+        parker.park_until(&core.root.clock, Moment::NEVER);
     }
-    state.sit_down(hand, Arc::clone(desk.control()));
-    (bell, state.hint())
 }
 
 /// Waits for the hint for some 20 µs: about what a wake-up costs those who would have to give and to take it.

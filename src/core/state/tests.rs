@@ -289,8 +289,8 @@ impl Sim {
         for call in fx.calls {
             match call {
                 Call::Start(hand) => self.starts.push(hand),
-                Call::Wake(bell) => {
-                    let rung = self.state.slots.iter().position(|slot| Arc::ptr_eq(&slot.bell, &bell));
+                Call::Wake(parker) => {
+                    let rung = self.state.slots.iter().position(|slot| Arc::ptr_eq(&slot.parker, &parker));
                     if let Some(Worker::Parked { notified, .. }) =
                         rung.and_then(|hand| self.workers.get_mut(&hand))
                     {
@@ -1793,6 +1793,86 @@ impl Sim {
             })
             .expect("a task is held up by blocked ones for good")
     }
+}
+
+/// Idle workers, twice as many as one tick wakes, so many tasks, and the tick that has woken the first.
+fn waking(tasks: usize) -> Sim {
+    let mut sim = Sim::at_work(2 * BATCH);
+    sim.state.limits.may_leave = true;
+    sim.state.limits.keep_alive = Duration::MAX;
+    for hand in 0..2 * BATCH {
+        sim.finish(hand, Outcome::Succeeds);
+        while !matches!(sim.workers[&hand], Worker::Parked { .. }) {
+            sim.worker(hand, true);
+        }
+    }
+    sim.submit_plain(tasks);
+    // What has just come is no backlog yet.
+    sim.tick();
+    let told = sim.state.told;
+    sim.tick();
+    assert_eq!((sim.state.told - told) as usize, BATCH);
+    sim
+}
+
+impl Sim {
+    /// Which one, if any was told?
+    fn told_worker_comes(&mut self) -> Option<usize> {
+        let told = |hand: &usize| self.state.hand(*hand).seat == Seat::Told;
+        let hand = self.workers.keys().copied().find(told);
+        hand.inspect(|&hand| self.worker(hand, true))
+    }
+}
+
+#[test]
+fn each_worker_that_is_woken_wakes_another_until_there_is_one_for_each_task() {
+    let mut sim = waking(2 * BATCH);
+    let told = sim.state.told;
+    let idle = sim.state.idle.len();
+    for come in 1..=idle {
+        assert!(sim.told_worker_comes().is_some());
+        assert_eq!((sim.state.told, sim.state.idle.len()), (told, idle - come));
+        sim.check();
+    }
+    while sim.told_worker_comes().is_some() {}
+    assert_eq!((sim.state.idle.len(), sim.queue.len()), (0, 0));
+    sim.settle();
+}
+
+#[test]
+fn nobody_is_woken_beyond_what_the_last_tick_has_found_missing_or_without_a_task() {
+    // What has come since may well be for those at work.
+    let mut sim = waking(2 * BATCH);
+    sim.state.to_tell = 3;
+    let told = sim.state.told;
+    for _ in 0..10 {
+        sim.told_worker_comes();
+    }
+    assert_eq!((sim.state.told, sim.state.to_tell), (told - 7, 0));
+    sim.settle();
+
+    // One takes so many that there is but one for each of those that are told.
+    let mut sim = waking(2 * BATCH);
+    sim.state.limits.max_pending = usize::MAX - 1;
+    let hand = sim.told_worker_comes().unwrap();
+    while sim.queue.len() > sim.state.told as usize {
+        sim.turns_over(hand);
+    }
+    let told = sim.state.told;
+    sim.told_worker_comes();
+    assert_eq!(sim.state.told, told - 1);
+    sim.settle();
+
+    // The next tick reckons anew.
+    let mut sim = waking(2 * BATCH);
+    assert!(sim.state.to_tell > 0);
+    sim.tick();
+    assert_eq!((sim.state.to_tell, sim.state.idle.len()), (0, 0));
+    sim.settle();
+
+    // Nor does it owe more than there are: they would be woken for what comes much later.
+    let sim = waking(4 * BATCH);
+    assert_eq!(sim.state.to_tell, sim.state.idle.len());
 }
 
 #[test]
