@@ -11,7 +11,8 @@ export INFLIGHT_MODEL_ITERATIONS=${1:-300}
 export RUSTFLAGS="${RUSTFLAGS:-} --cfg inflight_model"
 # Apart, so that neither build throws the other's away.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/model
-run=(cargo test --lib -- "${2:-model_tests::}")
+# The other tests do not run under shuttle.
+run=(cargo test --lib -- "${2:-model_tests::}" --skip ::tests::)
 [[ $("${run[@]}" --list) == *": test"* ]] || {
     echo "no model is called ${2:-model_tests::}" >&2
     exit 1

@@ -166,8 +166,8 @@
 //! worker has taken something from it within the last 20 µs, or looks at it just now, or two are already on
 //! their way. Then it leaves the task to them, and the supervisor looks after half a millisecond: tasks that
 //! stood in the queue at its last look and still do are stuck behind blocked ones, and get as many threads,
-//! up to twice as many as there are in one step. It wakes 64 idle ones at a time, and each of them another, since
-//! one core would be slower at it than two. It adds none beyond the cores while those that are awake
+//! up to twice as many as there are in one step. It wakes 64 idle ones at a time, and each of them
+//! another, so that this does not hang on one core. It adds none beyond the cores while those that are awake
 //! take a task every 60 µs or faster, since these are busy and not blocked, and none at all at one in 2 µs,
 //! where the lock is what limits. Where they were busy for two looks and now take nothing, they may have lost
 //! their cores for a moment: that takes one look more. And where they run tiny tasks, one in 8 µs on each
@@ -179,7 +179,7 @@
 //! |---|---|
 //! | 20 µs | a worker with tiny tasks looks at the queue every 0.2 µs, one with tasks of 10 µs every ten; to wake another costs the submitter 5 µs |
 //! | two on their way, for 100 µs | from wake-up to work it takes 12 to 16 µs on idle cores, and some 50 on busy ones |
-//! | half a millisecond | 4,000 tasks that block had all their threads within 30 to 40 ms, as fast as a bare loop unparks so many |
+//! | half a millisecond | 4,000 tasks that block had all their threads within 30 to 40 ms, about as long as a bare loop takes to unpark so many |
 //! | twice as many | without a bound, workers that lost their cores brought a crowd about |
 //! | 60 µs, 2 µs | 18 threads on tiny tasks took 3.2 µs for each, where two took 0.2 |
 //! | 8 µs on each core | without it, tasks that start tasks brought 270 to 700 threads about, and with it 3 to 9 |

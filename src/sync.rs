@@ -199,15 +199,22 @@ impl Parker {
 
 #[cfg(all(test, not(inflight_model)))]
 mod parker_tests {
-    use super::{AtomicU64, Ordering, Parker};
-    use crate::clock::{Clock, Moment};
+    use super::{AtomicU64, Duration, Ordering, Parker};
+    use crate::clock::Clock;
+
+    fn park(parker: &Parker) {
+        let clock = Clock::real();
+        let hang = clock.now().after(Duration::from_secs(60));
+        parker.park_until(&clock, hang);
+        assert!(clock.now() < hang, "nobody has woken it");
+    }
 
     #[test]
     fn who_is_woken_before_it_sleeps_does_not_sleep() {
         let (parker, clock) = (Parker::default(), Clock::real());
         for _ in 0..1000 {
             parker.unpark();
-            parker.park_until(&clock, Moment::NEVER);
+            park(&parker);
         }
         // Nor does one wake-up serve for two sleeps.
         parker.park_until(&clock, clock.now());
@@ -222,7 +229,7 @@ mod parker_tests {
         let takes_turns = |me: usize| {
             for turn in (me as u64..2000).step_by(2) {
                 while turns.load(Ordering::SeqCst) != turn {
-                    parkers[me].park_until(&Clock::real(), Moment::NEVER);
+                    park(&parkers[me]);
                 }
                 turns.store(turn + 1, Ordering::SeqCst);
                 parkers[1 - me].unpark();

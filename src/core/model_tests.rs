@@ -19,7 +19,7 @@ use super::state::{Limits, Policy, TICK};
 use super::{Config, Core, Role};
 use crate::clock::ManualClock;
 use crate::sync::Arc;
-use crate::{Grace, Handle, Manager, Reason, Retry, Task, TaskError};
+use crate::{Context, Grace, Handle, Manager, Reason, Retry, Task, TaskError};
 
 /// Runs `model` under many schedules.
 fn check(model: impl Fn() + Send + Sync + 'static) {
@@ -271,6 +271,38 @@ fn a_wake_up_and_a_thread_that_goes_idle() {
             manager.run(3, seen.task()).unwrap();
             manager.wait();
             seen.expect(3, 3, 0);
+            drop(manager);
+        });
+    }
+}
+
+/// Planted: `pass_on` gives the token, and wakes nobody.
+#[test]
+fn those_that_are_woken_and_wake_others() {
+    for closes in [false, true] {
+        check(move || {
+            let (manager, clock) = Setup { max_threads: 5, may_leave: true, ..Setup::default() }.build();
+            let _ticking = Ticking::new(&clock, TICK);
+            let seen = Seen::by(&manager);
+            for round in 1..=2 {
+                let met = Arc::new(AtomicUsize::new(0));
+                for meta in 0..5 {
+                    let (met, mut task) = (Arc::clone(&met), seen.task());
+                    let meets = move |cx: &Context| {
+                        met.fetch_add(1, SeqCst);
+                        while met.load(SeqCst) < 5 {
+                            thread::yield_now();
+                        }
+                        task(cx)
+                    };
+                    manager.run(meta, meets).unwrap();
+                }
+                if closes && round == 2 {
+                    manager.close();
+                }
+                manager.wait();
+                seen.expect(5 * round, 5 * round, 0);
+            }
             drop(manager);
         });
     }

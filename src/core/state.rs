@@ -45,11 +45,11 @@
 //!
 //! # Why no wake-up is lost
 //!
-//! *Nobody sleeps past what it waits for.* Whoever waits holds the lock, asks for its condition, and asks
-//! again after each return; letting go of the lock and sleeping are one step. So the condition comes true
-//! before it looks, or while it sleeps. (A worker sleeps without the lock, in a [`Parker`], which remembers that it
-//! was woken: so it may be woken before it sleeps.) The transition that makes it true says so in its [`Effects`], and the
-//! shell notifies once it has let go of the lock, before it runs code of the user's:
+//! *Nobody sleeps past what it waits for.* Whoever waits asks for its condition under the lock, and asks again
+//! after each return. A worker lets go of the lock and then sleeps, in a [`Parker`], which remembers that it was
+//! woken before it slept; for all others letting go and sleeping are one step. So the condition comes true before
+//! it looks, or wakes it. The transition that makes it true says so in its [`Effects`], and the shell notifies
+//! once it has let go of the lock, before it runs code of the user's:
 //!
 //! | who waits | for what | which transitions tell it |
 //! |---|---|---|
@@ -69,7 +69,7 @@
 //! goes idle, or sets out to leave, under the lock, with the queue empty or with as many on their way to it
 //! as it has tasks; or it goes idle beside another that has a tray, with the supervisor's tick armed in the
 //! same step. So a task that enters finds workers awake, which look again when they are done, or when they have
-//! gathered, once before each task and for microseconds; and besides one to tell, or a thread to start; or it is
+//! gathered, for some microseconds; and besides one to tell, or a thread to start; or it is
 //! left to those awake, with the tick armed likewise. Whoever was on its way and does not come (a start that is
 //! refused, a supervisor likewise, a worker that has left its place under the cap) looks at the queue in its
 //! stead. And there is a thread: no task is accepted before one is granted, and the last stays while any is live.
@@ -170,7 +170,7 @@ const FIRST_GROWTH: usize = 4;
 /// The most threads that one tick wakes or starts; what is left over is dealt with at once after that, but
 /// the clock gets its turn in between. Meanwhile each worker that comes wakes another: to wake a thread takes 8 µs,
 /// and the supervisor has but one core.
-const BATCH: usize = 64;
+const BATCH: usize = if cfg!(inflight_model) { 1 } else { 64 };
 
 /// How long a thread that was refused is not asked for again, doubling up to `REFUSED_MAX`.
 const REFUSED_FIRST: Duration = Duration::from_millis(10);
@@ -495,7 +495,8 @@ pub(crate) struct State<'a, Meta> {
     last_call: Moment,
     /// Ticks in a row without a backlog.
     calm: u32,
-    /// So many more idle workers the last tick would have told, but for its batch.
+    /// So many more idle workers the last tick would have told, but for its batch. The next comes at once, and
+    /// reckons anew.
     to_tell: usize,
 
     // -- threads
@@ -1311,7 +1312,10 @@ impl<'a, Meta> State<'a, Meta> {
     }
 
     fn park(&mut self, hand: usize, now: Moment) -> Moment {
-        self.hand_mut(hand).seat = Seat::Idle;
+        let seat = self.hand_mut(hand);
+        seat.seat = Seat::Idle;
+        // What it saw is out of date by the time that it comes back.
+        seat.gathering = None;
         self.idle.push(hand);
         self.patience(hand, now)
     }

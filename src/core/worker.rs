@@ -127,16 +127,15 @@ fn await_grant<Meta>(
     hand: usize,
     desk: &Desk<'_, Meta>,
 ) -> (Arc<Parker>, Arc<AtomicBool>) {
-    let parker = core.lock().parker(hand);
-    loop {
-        let mut state = core.lock();
-        if !state.is_starting(hand) {
-            state.sit_down(hand, Arc::clone(desk.control()));
-            return (parker, state.hint());
-        }
+    let mut state = core.lock();
+    let parker = state.parker(hand);
+    while state.is_starting(hand) {
         drop(state);
         parker.park_until(&core.root.clock, Moment::NEVER);
+        state = core.lock();
     }
+    state.sit_down(hand, Arc::clone(desk.control()));
+    (parker, state.hint())
 }
 
 /// Waits for the hint for some 20 µs: about what a wake-up costs those who would have to give and to take it.

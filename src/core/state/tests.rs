@@ -1050,6 +1050,11 @@ impl Sim {
         }
         assert!(self.supervisor_starts <= 1 && (self.supervisor_starts == 0 || state.supervisor.starting));
 
+        // What was left over by a tick is reckoned anew by the next, and nobody sleeps with what it has seen.
+        assert!(state.to_tell == 0 || state.ticks() || state.is_over());
+        let idle = state.slots.iter().filter_map(|slot| slot.hand.as_ref());
+        assert!(idle.filter(|hand| hand.seat == Seat::Idle).all(|hand| hand.gathering.is_none()));
+
         // What is in the tray is seen to.
         if state.tray.is_some() {
             let all_at_work = state.idle.is_empty() && state.threads_and_starts() >= state.limits.max_threads;
@@ -2229,6 +2234,17 @@ fn who_gathers_goes_on_while_something_comes_but_not_for_ever() {
     sim.turns_over(1);
     sim.worker(0, true);
     assert!(sim.works(0));
+    sim.settle();
+}
+
+#[test]
+fn who_gathers_and_steps_aside_has_forgotten_what_it_saw_when_it_comes_back() {
+    let mut sim = flowing().with_a_quick_tray(ALONE);
+    sim.state.hand_mut(1).gathering = Some(Gathering { first: 0, last: 0, looks: 0 });
+    sim.finish(1, Outcome::Succeeds);
+    sim.worker(1, true);
+    assert!(matches!(sim.workers[&1], Worker::Parked { .. }));
+    assert!(sim.state.hand(1).gathering.is_none());
     sim.settle();
 }
 
