@@ -199,9 +199,11 @@
 //! or shuts down, what has not been begun is put back first, where it stood.
 //!
 //! What waits in a tray is queued, to all who ask, and tasks start in their order. Only the clock is read for one
-//! in sixteen, unless tasks or hooks ask how long they waited or ran: see [`Context::running_for`]. A worker has to earn its next tray again after one that was put back. So a hook that
-//! asks for `len` with each task, as those of the feature `metrics` do, has them taken one by one. So are tasks
-//! with options, a context or a `carry`, and all where the backlog is bounded (`max_pending`).
+//! in sixteen, unless tasks or hooks ask how long they waited or ran: see [`Context::running_for`].
+//!
+//! A worker has to earn its next tray again after one that was put back. So a hook that asks for `len` with each
+//! task, as those of the feature `metrics` do, has them taken one by one. So are tasks with options, a context or
+//! a `carry`, and all where the backlog is bounded (`max_pending`).
 //!
 //! # How far one lock goes
 //! What a manager knows stands behind one lock. A task's submitter holds it for about 25 ns, and its worker
