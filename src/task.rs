@@ -378,6 +378,13 @@ impl<Meta, J: ?Sized> RecordOf<Meta, J> {
         self.attempt.load(Ordering::Relaxed)
     }
 
+    /// Writes what stands there, and so has the record's cache line come to this core for good. For whoever has the
+    /// task in hand.
+    #[inline]
+    pub(crate) fn touch(&self) {
+        self.set_attempt(self.attempt());
+    }
+
     pub(crate) fn set_attempt(&self, attempt: u32) {
         self.attempt.store(attempt, Ordering::Relaxed);
     }

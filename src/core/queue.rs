@@ -65,7 +65,6 @@ impl<T> Batch<T> {
         None
     }
 
-    #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.block.iter().flat_map(|block| block[self.at..].iter().flatten())
     }

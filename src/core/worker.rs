@@ -56,6 +56,9 @@ pub(crate) fn run<Meta>(core: &Arc<Core<'_, Meta>>, hand: usize) {
                 tray = taken;
                 desk.begin(&mut state, (&mut task, twin), Some(order), None, now, &mut fx);
                 drop(state);
+                if let Some(out) = &tray {
+                    out.lock().fetch();
+                }
                 desk.identify(&task);
                 core.apply(fx);
                 drop_record(core, done);
