@@ -223,8 +223,8 @@
 //! the lock once for each task and once for each 64, and end some six million tasks a second, whether one thread
 //! submits or four do, and however many threads there may be.
 //!
-//! Seen on two cores, the only ones this was measured on: tasks of 0.2, 0.5, 1, 2, 5 and 10 µs took 3.3, 1.9,
-//! 1.5, 1.25, 1.13 and 1.07 times as long as two bare threads take for the same work. That is about half a
+//! Seen on two cores, the only ones this was measured on: tasks of 0.2, 0.5, 1, 2, 5 and 10 µs took 3.0, 1.8,
+//! 1.4, 1.2, 1.1 and 1.03 times as long as two bare threads take for the same work. That is about half a
 //! microsecond of a core's time for each task, its submission included, and no longer the lock.
 //! (`cargo run --release -p inflight-benches -- --only grain`, and `--only contention`.)
 //!
