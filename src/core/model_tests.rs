@@ -19,7 +19,7 @@ use super::state::{Limits, Policy, TICK};
 use super::{Config, Core, Role};
 use crate::clock::ManualClock;
 use crate::sync::Arc;
-use crate::{Context, Grace, Handle, Manager, Reason, Retry, Task, TaskError};
+use crate::{Context, Grace, Handle, Manager, Phase, Reason, Retry, Task, TaskError};
 
 /// Runs `model` under many schedules.
 fn check(model: impl Fn() + Send + Sync + 'static) {
@@ -306,6 +306,35 @@ fn those_that_are_woken_and_wake_others() {
             drop(manager);
         });
     }
+}
+
+/// Planted: a loop's iteration begins at the time that its worker read before it waited for the lock.
+#[test]
+fn a_loop_and_a_clock_that_jumps() {
+    check(|| {
+        let (manager, clock) = Setup { max_threads: 1, ..Setup::default() }.build();
+        let iterations = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&iterations);
+        let iterate = move |_: &Context| {
+            counted.fetch_add(1, SeqCst);
+            Ok(())
+        };
+        manager.run_task(Task::looping(1, iterate).every(Duration::from_secs(1))).unwrap();
+        let until_it_waits = |after| {
+            while iterations.load(SeqCst) < after || manager.tasks()[0].phase() != Phase::Delayed {
+                thread::yield_now();
+            }
+        };
+        until_it_waits(1);
+        clock.advance(Duration::from_secs(100));
+        until_it_waits(2);
+        for _ in 0..30 {
+            thread::yield_now();
+        }
+        assert_eq!(iterations.load(SeqCst), 2, "one iteration for all those that were missed");
+        manager.close();
+        manager.wait();
+    });
 }
 
 /// Planted: `Line::cancel` sets the flag and wakes nobody.
