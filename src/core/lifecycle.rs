@@ -100,7 +100,8 @@ impl<'a, Meta> Desk<'a, Meta> {
                 Moment::NEVER
             }
             Some(luggage) => {
-                let watch = self.begin_with(luggage, runs, now);
+                // Its periods and timeouts count from here, and it may have become due while the lock was waited for.
+                let watch = self.begin_with(luggage, runs, self.core.now());
                 // The supervisor may ask for it by its id, under the lock.
                 self.identify(task);
                 watch
