@@ -313,7 +313,8 @@ impl Context {
     ///
     /// Where tasks of a microsecond or so follow each other, the clock is read for one of sixteen that begin, and
     /// the others count as begun with the last of these: some microseconds too early, and about half a
-    /// millisecond at the most, if the machine is not overloaded. Who asks each attempt is told exactly, from the second on.
+    /// millisecond at the most, if the machine is not overloaded. Who asks each attempt is told exactly, from the
+    /// second on.
     ///
     /// ```
     /// use std::time::Duration;

@@ -166,9 +166,8 @@
 //! worker has taken something from it within the last 20 µs, or looks at it just now, or two are already on
 //! their way. Then it leaves the task to them, and the supervisor looks after half a millisecond: tasks that
 //! stood in the queue at its last look and still do are stuck behind blocked ones, and get as many threads,
-//! up to twice as many as there are in one step. It wakes 64 idle ones at a time, and each of them
-//! another, so that this does not hang on one core. It adds none beyond the cores while those that are awake
-//! take a task every 60 µs or faster, since these are busy and not blocked, and none at all at one in 2 µs,
+//! up to twice as many as there are in one step. It wakes 64 idle ones at a time, and each of them another, so
+//! that this does not hang on one core. It adds none beyond the cores while those that are awake take a task every 60 µs or faster, since these are busy and not blocked, and none at all at one in 2 µs,
 //! where the lock is what limits. Where they were busy for two looks and now take nothing, they may have lost
 //! their cores for a moment: that takes one look more. And where they run tiny tasks, one in 8 µs on each
 //! core (or in 2 µs, if there are fewer of them than cores), a submitter leaves it all to the supervisor.
@@ -219,8 +218,8 @@
 //! | 16 | 5 µs | 14 µs |
 //! | 64 | 19 µs | 58 µs |
 //!
-//! Tasks of less than half a microsecond are left to one worker, as said above: submitters and worker then meet at
-//! the lock once for each task and once for each 64, and end some six million tasks a second, whether one thread
+//! Tasks of less than half a microsecond are left to one worker, as said above: submitters then meet at the lock
+//! for each task, and the worker once for each tray, and they end some six million tasks a second, whether one thread
 //! submits or four do, and however many threads there may be.
 //!
 //! Seen on two cores, the only ones this was measured on: tasks of 0.2, 0.5, 1, 2, 5 and 10 µs took 3.0, 1.8,

@@ -173,8 +173,9 @@ impl Condvar {
 
 /// Where one thread sleeps until another wakes it, or has woken it since it slept there last.
 ///
-/// `std::thread::park`, without the tokens of the user's code. A condition variable beside the state's lock would
-/// queue up at that lock, one by one, all who are woken while somebody holds it.
+/// `std::thread::park`, without the tokens of the user's code; crossbeam's `Parker` would go past the manager's clock
+/// and the model checker. A condition variable beside the state's lock would queue up at that lock, one by one, all
+/// who are woken while somebody holds it.
 #[derive(Default)]
 pub(crate) struct Parker {
     woken: Mutex<bool>,

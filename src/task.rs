@@ -378,8 +378,8 @@ impl<Meta, J: ?Sized> RecordOf<Meta, J> {
         self.attempt.load(Ordering::Relaxed)
     }
 
-    /// Writes what stands there, and so has the record's cache line come to this core for good. For whoever has the
-    /// task in hand.
+    /// Writes what stands there, and so has the record's cache line come to this core for good. For whoever alone
+    /// has the task, in hand or in a tray.
     #[inline]
     pub(crate) fn touch(&self) {
         self.set_attempt(self.attempt());

@@ -69,10 +69,10 @@
 //! goes idle, or sets out to leave, under the lock, with the queue empty or with as many on their way to it
 //! as it has tasks; or it goes idle beside another that has a tray, with the supervisor's tick armed in the
 //! same step. So a task that enters finds workers awake, which look again when they are done, or when they have
-//! gathered, for some microseconds; and besides one to tell, or a thread to start; or it is
-//! left to those awake, with the tick armed likewise. Whoever was on its way and does not come (a start that is
-//! refused, a supervisor likewise, a worker that has left its place under the cap) looks at the queue in its
-//! stead. And there is a thread: no task is accepted before one is granted, and the last stays while any is live.
+//! gathered, for some microseconds; and besides one to tell, or a thread to start; or it is left to those awake,
+//! with the tick armed likewise. Whoever was on its way and does not come (a start that is refused, a supervisor
+//! likewise, a worker that has left its place under the cap) looks at the queue in its stead. And there is a
+//! thread: no task is accepted before one is granted, and the last stays while any is live.
 //!
 //! *No task stays in a tray while another thread could take it*, but until the next tick, nor while one takes
 //! another that is due later. Every worker that takes anything has the tray come in before. It is out only while
@@ -84,8 +84,9 @@
 //! This state's lock is the first: who takes it holds no other of ours (asserted). Under it come, one at a
 //! time, the locks of a tray, of an attempt (its sleepers, its pulse) and of a job. Three of these are held over
 //! one more that nothing is held over, a tray's over a pulse, the sleepers' over a sleeper's own and a job's over
-//! its answer's. All others (hooks, the parkers, the notifier's bell) stand alone. So nobody waits in a circle; and since none
-//! of them is held while code of the user's runs, which [`unwind::catch`](super::unwind::catch) asserts in debug builds, no
+//! its answer's. All others (hooks, the parkers, the notifier's bell) stand alone. So nobody waits in a circle;
+//! and since none of them is held while code of the user's runs, which
+//! [`unwind::catch`](super::unwind::catch) asserts in debug builds, no
 //! lock of the user's can close one.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
