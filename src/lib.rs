@@ -166,11 +166,12 @@
 //! worker has taken something from it within the last 20 µs, or looks at it just now, or two are already on
 //! their way. Then it leaves the task to them, and the supervisor looks after half a millisecond: tasks that
 //! stood in the queue at its last look and still do are stuck behind blocked ones, and get as many threads,
-//! up to twice as many as there are in one step. It wakes 64 idle ones at a time, and each of them another, so
-//! that this does not hang on one core. It adds none beyond the cores while those that are awake take a task every 60 µs or faster, since these are busy and not blocked, and none at all at one in 2 µs,
-//! where the lock is what limits. Where they were busy for two looks and now take nothing, they may have lost
-//! their cores for a moment: that takes one look more. And where they run tiny tasks, one in 8 µs on each
-//! core (or in 2 µs, if there are fewer of them than cores), a submitter leaves it all to the supervisor.
+//! up to twice as many as there are in one step. It wakes 64 idle ones at a time, and each of them another,
+//! so that this does not hang on one core. It adds none beyond the cores while those that are awake take a
+//! task every 60 µs or faster, since these are busy and not blocked, and none at all at one in 2 µs, where
+//! the lock is what limits. Where they were busy for two looks and now take nothing, they may have lost their
+//! cores for a moment: that takes one look more. And where they run tiny tasks, one in 8 µs on each core (or
+//! in 2 µs, if there are fewer of them than cores), a submitter leaves it all to the supervisor.
 //!
 //! What was seen that the numbers come from, on two cores:
 //!
